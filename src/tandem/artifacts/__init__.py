@@ -1,0 +1,1 @@
+"""What jobs make and use: URIs, manifests that are written last, and a job's own folder."""

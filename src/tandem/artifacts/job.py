@@ -1,0 +1,67 @@
+"""A job's own folder: what a job knows of itself, and how it says how far it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.config.cluster import Cluster
+
+PRINT_EVERY_S = 1.0
+
+_last_line: dict[Path, tuple[str, float]] = {}
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """One run of a job.
+
+    Attributes:
+        id: The job's id, the same in every attempt.
+        name: The job's name.
+        dir: ``STORAGE/jobs/ID``: spec, logs, progress, result.
+        storage: The cluster's storage folder.
+        cluster: Where it runs.
+    """
+
+    id: str
+    name: str
+    dir: Path
+    storage: Path
+    cluster: Cluster
+
+    @property
+    def quarantine_path(self) -> Path:
+        """Where unusable rows and documents are set aside, with their reasons."""
+        return self.dir / "quarantine.jsonl"
+
+    def artifact_dir(self) -> Path:
+        """``STORAGE/artifacts/NAME/ID``, made if it isn't there."""
+        path = self.storage / "artifacts" / self.name / self.id
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def progress(self, phase: str, done: int, total: int | None = None, **figures: float | str) -> None:
+        """Say how far the job is: in ``progress.json``, and as a plain line at most once a second.
+
+        Args:
+            phase: What is being done, in a word or two.
+            done: Units done in this phase.
+            total: Units in all, if that is known.
+            **figures: What else a watcher wants to see (a loss, a rate).
+        """
+        state: dict[str, Any] = {"phase": phase, "done": done, "total": total, "figures": figures, "time": time.time()}
+        partial = self.dir / "progress.json.partial"
+        partial.write_text(json.dumps(state))
+        partial.replace(self.dir / "progress.json")
+        last_phase, last_time = _last_line.get(self.dir, ("", 0.0))
+        finished = total is not None and done >= total
+        if phase != last_phase or finished or time.monotonic() - last_time >= PRINT_EVERY_S:
+            _last_line[self.dir] = (phase, time.monotonic())
+            shown = " ".join(
+                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in figures.items()
+            )
+            print(f"[{phase}] {done}{f'/{total}' if total is not None else ''} {shown}".rstrip(), flush=True)

@@ -1,0 +1,106 @@
+"""Artifacts: a folder whose manifest is written last, so that its existence means that it is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tandem.errors import ModelError, NotFoundError
+
+MANIFEST = "manifest.json"
+ArtifactType = Literal["adapter", "model", "index", "report"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a job made.
+
+    Attributes:
+        name: The job's name; `artifact:NAME` finds the latest.
+        id: The job's id.
+        type: What it is.
+        created_at: ISO 8601, UTC.
+        files: SHA-256 (hex) of each file, by path relative to the folder.
+        meta: Facts by type: base model, metrics, index snapshot, spec hash.
+    """
+
+    name: str
+    id: str
+    type: ArtifactType
+    created_at: str
+    files: dict[str, str]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, *, name: str, id: str, type: ArtifactType, meta: dict[str, Any]) -> Manifest:
+    """Hash every file in the folder, then write the manifest in one step.
+
+    Returns:
+        The manifest as written.
+    """
+    files = {
+        str(path.relative_to(folder)): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, MANIFEST + ".partial")
+    }
+    manifest = Manifest(name, id, type, datetime.now(UTC).isoformat(timespec="microseconds"), files, meta)
+    partial = folder / (MANIFEST + ".partial")
+    partial.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+    partial.replace(folder / MANIFEST)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a complete artifact.
+
+    Raises:
+        ModelError: There is none, it can't be read, or a file that it names is missing.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ModelError(
+            "not a complete artifact: it has no manifest.json", where=str(folder), remedy="run the job that makes it"
+        ) from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ModelError(f"a manifest that can't be read: {error}", where=str(path)) from None
+    missing = [name for name in manifest.files if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"incomplete: {', '.join(missing[:3])} missing", where=str(folder), remedy="run the job that makes it again"
+        )
+    return manifest
+
+
+def latest(storage: Path, name: str, id: str | None = None) -> Path:
+    """The folder of the newest complete artifact of this name, or of the one with this id.
+
+    Raises:
+        NotFoundError: There is none; the message names those that exist.
+    """
+    root = storage / "artifacts"
+    found = []
+    for path in (root / name).glob(f"*/{MANIFEST}"):
+        folder = path.parent
+        if id is None or folder.name == id:
+            found.append((read_manifest(folder).created_at, folder))
+    if found:
+        return max(found)[1]
+    known = sorted({path.parents[1].name for path in root.glob(f"*/*/{MANIFEST}")})
+    wanted = f"artifact:{name}" + (f"@{id}" if id else "")
+    raise NotFoundError(
+        f"no artifact {wanted}",
+        where=str(root),
+        remedy=f"there are: {', '.join(known)}" if known else "no job has made one yet",
+    )

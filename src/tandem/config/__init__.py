@@ -1,0 +1,1 @@
+"""Where this client finds its cluster."""

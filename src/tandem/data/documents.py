@@ -1,0 +1,260 @@
+"""Readers: from a file to the documents in it, as text with known headings."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tandem.data.headings import Heading, markdown_headings, rst_headings
+from tandem.data.quarantine import Fault
+from tandem.data.tables import TABLES, scan_rows
+from tandem.errors import DataError
+from tandem.specs.index import SourceSpec
+
+DOCUMENT_NAMESPACE = uuid.UUID("6f2a1f0e-3b0c-5d55-9a76-2f1f7a3f5a11")
+_HTML_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document.
+
+    Args:
+        id: uuid5 of the source: the same document has the same id in every run.
+        source: Path relative to the source's folder, with ``/``; for a row of a table, ``path#id``.
+        title: The first heading, the page's title, or the file's name.
+        text: What was read, with ``\\n`` line ends; chunks are slices of it.
+        metadata: A row's other columns; empty for a file.
+        headings: The sections, in order.
+    """
+
+    id: str
+    source: str
+    title: str
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    headings: tuple[Heading, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came of a file: its documents, and what in it couldn't be used."""
+
+    documents: tuple[Document, ...]
+    faults: tuple[Fault, ...] = ()
+
+
+def list_files(source: SourceSpec, root: Path) -> list[Path]:
+    """The files of a source that can be read, sorted.
+
+    Files of other types, and hidden ones, are passed over when a folder is given.
+
+    Args:
+        source: Its `include` and `exclude` globs choose files under a folder.
+        root: Where the source's URI lies on this machine: a folder, or one file.
+
+    Returns:
+        Paths that begin with `root`.
+
+    Raises:
+        DataError: Nothing is there, nothing in it can be read, or a glob leaves the folder.
+    """
+    kinds = f"readable are {' '.join(sorted(_READERS))}"
+    if not root.exists():
+        raise DataError("no such file or folder", where=source.uri, remedy="check the path in `sources`")
+    if root.is_file():
+        if root.suffix.lower() not in _READERS:
+            raise DataError(f"files of type {root.suffix or 'no suffix'} can't be read", where=source.uri, remedy=kinds)
+        return [root]
+    for glob in (*source.include, *source.exclude):
+        if Path(glob).is_absolute() or ".." in Path(glob).parts:
+            raise DataError(f"the glob {glob!r} leaves the folder", where=source.uri, remedy="name a pattern inside it")
+    excluded = {path for glob in source.exclude for path in root.glob(glob)}
+    found = {
+        path
+        for glob in source.include
+        for path in root.glob(glob)
+        if path.suffix.lower() in _READERS and path not in excluded and path.is_file()
+    }
+    files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    if not files:
+        globs = ", ".join(source.include)
+        raise DataError(
+            f"no document in this folder matches {globs}",
+            where=str(root),
+            remedy=f"check the folder and globs; {kinds}",
+        )
+    return files
+
+
+def read_file(path: Path, root: Path) -> Reading:
+    """Read one file; what can't be used is returned as faults, never raised.
+
+    Args:
+        path: txt, md, rst, html, pdf; or jsonl, csv, parquet, where each row with a `text` column is a document.
+        root: The source's folder (or the file itself), to which `Document.source` is relative.
+
+    Returns:
+        Documents with some text in them, and a fault for whatever else there was.
+    """
+    source = path.name if path == root else path.relative_to(root).as_posix()
+    suffix = path.suffix.lower()
+    reader = _READERS.get(suffix)
+    try:
+        if reader is None:
+            raise DataError(f"files of type {suffix or 'no suffix'} can't be read")
+        if suffix in TABLES:
+            return _read_table(path, source)
+        document = reader(path, source)
+        if not document.text.strip():
+            raise DataError("no text in it" + ("; a scan needs text recognition first" if suffix == ".pdf" else ""))
+    except DataError as error:
+        return Reading((), (Fault(str(path), None, error.what),))
+    except OSError as error:
+        return Reading((), (Fault(str(path), None, f"can't be opened: {error.strerror}"),))
+    return Reading((document,))
+
+
+def read_document(path: Path, root: Path) -> list[Document]:
+    """As `read_file`, but anything unusable is an error.
+
+    Raises:
+        DataError: The file, or a row of it, can't be used.
+    """
+    reading = read_file(path, root)
+    if reading.faults:
+        raise DataError(reading.faults[0].reason, where=reading.faults[0].where)
+    return list(reading.documents)
+
+
+def _document(source: str, title: str, text: str, headings: tuple[Heading, ...]) -> Document:
+    return Document(str(uuid.uuid5(DOCUMENT_NAMESPACE, source)), source, title, text, {}, headings)
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    if "\0" in text:
+        raise DataError("a binary file, not text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_text(path: Path, source: str) -> Document:
+    text = _decode(path)
+    if path.suffix.lower() in (".md", ".markdown"):
+        headings = markdown_headings(text)
+    else:
+        # .txt is reStructuredText in many projects (Django's among them), Markdown in others, prose in the rest.
+        headings = rst_headings(text) or markdown_headings(text)
+    return _document(source, headings[0].title if headings else path.stem, text, headings)
+
+
+def _read_html(path: Path, source: str) -> Document:
+    from bs4 import BeautifulSoup
+    from bs4.element import NavigableString, Tag
+
+    soup = BeautifulSoup(_decode(path), "lxml")
+    for unseen in soup(["script", "style", "template", "noscript", "nav", "svg"]):
+        unseen.decompose()
+    title = soup.title.get_text(" ", strip=True) if soup.title else ""
+    if soup.title:
+        soup.title.decompose()
+    parts: list[str] = []
+    headings: list[Heading] = []
+    length = 0
+
+    def add(text: str) -> None:
+        nonlocal length
+        parts.append(text)
+        length += len(text)
+
+    def walk(node: Tag) -> None:
+        for child in node.children:
+            if isinstance(child, NavigableString):
+                if type(child) is NavigableString:  # comments and doctypes are subclasses
+                    add(str(child) if node.name == "pre" else " ".join(str(child).split("\n")))
+            elif isinstance(child, Tag) and child.name in _HTML_HEADINGS:
+                add("\n\n")
+                start = length
+                name = " ".join(child.get_text(" ").split())
+                add(name + "\n\n")
+                if name:
+                    headings.append(Heading(int(child.name[1]), name, start, length))
+            elif isinstance(child, Tag):
+                block = child.name in _HTML_BLOCKS
+                add("\n\n" if block and child.name in _HTML_PARAGRAPHS else "\n" if block else "")
+                walk(child)
+                add("\n" if block else "")
+
+    walk(soup)
+    return _document(source, title or (headings[0].title if headings else path.stem), "".join(parts), tuple(headings))
+
+
+_HTML_PARAGRAPHS = frozenset({"p", "pre", "blockquote", "section", "article", "table", "ul", "ol", "dl", "div", "main"})
+_HTML_BLOCKS = _HTML_PARAGRAPHS | {"li", "tr", "br", "dt", "dd", "header", "footer", "body", "html", "head", "aside"}
+
+
+def _read_pdf(path: Path, source: str) -> Document:
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    parts: list[str] = []
+    headings: list[Heading] = []
+    position = 0
+    try:
+        reader = PdfReader(path)
+        title = (reader.metadata.title if reader.metadata else None) or path.stem
+        for number, page in enumerate(reader.pages, start=1):
+            text = page.extract_text().strip()
+            if not text:
+                continue
+            headings.append(Heading(1, f"page {number}", position, position))
+            parts.append(text + "\n\n")
+            position += len(parts[-1])
+    # pypdf lets the errors of Python through for files that are broken in ways it didn't foresee.
+    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"not a PDF that can be read: {error}") from None
+    return _document(source, title, "".join(parts), tuple(headings))
+
+
+def _read_table(path: Path, source: str) -> Reading:
+    documents: list[Document] = []
+    faults: list[Fault] = []
+    seen: dict[str, int] = {}
+    for line, row in scan_rows(path):
+        if isinstance(row, Fault):
+            faults.append(row)
+            continue
+        text = row.get("text")
+        key = str(row.get("id") or line)
+        if not isinstance(text, str) or not text.strip():
+            faults.append(Fault(str(path), line, "no `text` in this row", row))
+        elif key in seen:
+            faults.append(Fault(str(path), line, f"the id {key!r} stands in line {seen[key]} already", row))
+        else:
+            seen[key] = line
+            name = f"{source}#{key}"
+            rest = {column: value for column, value in row.items() if column != "text"}
+            title = str(row.get("title") or name)
+            documents.append(Document(str(uuid.uuid5(DOCUMENT_NAMESPACE, name)), name, title, text, rest))
+    if not documents and not faults:
+        faults.append(Fault(str(path), None, "no rows in it"))
+    return Reading(tuple(documents), tuple(faults))
+
+
+def _unused(path: Path, source: str) -> Document:
+    raise AssertionError(f"{source}: tables are read row by row, not as one document ({path})")
+
+
+_READERS: dict[str, Callable[[Path, str], Document]] = {
+    **dict.fromkeys((".txt", ".rst", ".md", ".markdown"), _read_text),
+    **dict.fromkeys((".html", ".htm"), _read_html),
+    ".pdf": _read_pdf,
+    **dict.fromkeys(TABLES, _unused),
+}

@@ -1,0 +1,79 @@
+"""What can't be used is set aside with its file, line and reason; too much of it fails the job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import DataError
+
+_EXCERPT = 2000  # characters of a broken row that are kept, so that one huge line can't fill the disk
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that couldn't be used.
+
+    Args:
+        file: The file it stands in.
+        line: Line (JSONL, CSV) or row (Parquet), from 1; None when the whole file is meant.
+        reason: Why, in plain English.
+        row: The row itself, as far as it could be read.
+    """
+
+    file: str
+    line: int | None
+    reason: str
+    row: Any = None
+
+    @property
+    def where(self) -> str:
+        """``file:line``, or the file alone."""
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+def write_quarantine(path: Path, faults: Sequence[Fault]) -> None:
+    """Append faults to a JSON Lines file; without faults the file isn't touched.
+
+    Args:
+        path: The quarantine file; its folder is created.
+        faults: What to write, one line each: file, line, reason, row.
+    """
+    if not faults:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for fault in faults:
+            record = asdict(fault)
+            text = json.dumps(record, ensure_ascii=False, default=str)
+            if len(text) > _EXCERPT:
+                record["row"] = str(fault.row)[:_EXCERPT]
+                text = json.dumps(record, ensure_ascii=False)
+            file.write(text + "\n")
+
+
+def check_quarantined(faults: Sequence[Fault], total: int, limit: float, *, what: str, where: str, path: Path) -> None:
+    """Refuse to go on when too large a share couldn't be used.
+
+    Args:
+        faults: What couldn't be used.
+        total: How many there were, the faulty ones among them.
+        limit: The largest share, 0 to 1, that may be faulty.
+        what: What they are, in the plural ("rows", "documents").
+        where: The file or folder.
+        path: The quarantine file, to be named in the error.
+
+    Raises:
+        DataError: The share is larger than `limit`, or nothing is left.
+    """
+    if not faults or (len(faults) < total and len(faults) <= limit * total):
+        return
+    first = faults[0]
+    raise DataError(
+        f"{len(faults)} of {total} {what} can't be used, the first at {first.where}: {first.reason}",
+        where=where,
+        remedy=f"mend them (all are listed in {path}) or raise max_quarantined (now {limit:g})",
+    )

@@ -1,0 +1,68 @@
+"""Splits by hash: the same rows in any order, on any machine, fall the same way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TypeVar
+
+from tandem.data.rows import QaRow, TrainRow
+
+R = TypeVar("R", QaRow, TrainRow)
+
+
+def _group(row: QaRow | TrainRow) -> str:
+    # Rows that ask the same thing must fall on the same side, whatever their ids: else the answer leaks.
+    if row.question is not None:
+        return " ".join(row.question.lower().split())
+    if isinstance(row, TrainRow) and row.messages:
+        return " ".join(turn["content"] for turn in row.messages if turn["role"] == "user")
+    return row.id
+
+
+def _rank(row: QaRow | TrainRow, salt: str) -> str:
+    return hashlib.sha256(f"{salt}\0{_group(row)}".encode()).hexdigest()
+
+
+def split(rows: Sequence[R], eval_fraction: float, *, salt: str = "split") -> tuple[list[R], list[R]]:
+    """Training and evaluation rows, by the hash of what each row asks.
+
+    Args:
+        rows: In any order; the result keeps it.
+        eval_fraction: Share of the rows to evaluate on, 0 to 1. Where it is above 0 and there are two different
+            questions or more, both sides get at least one row.
+        salt: Another salt gives another split.
+
+    Returns:
+        (train, eval); rows with the same question are on the same side.
+    """
+    groups = sorted({_rank(row, salt) for row in rows})
+    count = round(len(groups) * eval_fraction)
+    if eval_fraction > 0 and len(groups) > 1:
+        count = min(max(count, 1), len(groups) - 1) if eval_fraction < 1 else len(groups)
+    chosen = set(groups[:count])
+    train = [row for row in rows if _rank(row, salt) not in chosen]
+    return train, [row for row in rows if _rank(row, salt) in chosen]
+
+
+def take(rows: Sequence[R], limit: int | None, *, salt: str = "take") -> list[R]:
+    """At most `limit` rows, chosen by hash; they keep their order.
+
+    Args:
+        rows: In any order.
+        limit: How many; None for all.
+        salt: Another salt gives another choice.
+    """
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    ranks = sorted((_rank(row, salt), row.id) for row in rows)[:limit]
+    chosen = {id for _, id in ranks}
+    return [row for row in rows if row.id in chosen]
+
+
+def split_sha256(rows: Sequence[QaRow] | Sequence[TrainRow]) -> str:
+    """SHA-256 (hex) of the rows' whole content, whatever their order."""
+    lines = sorted(json.dumps(asdict(row), sort_keys=True, ensure_ascii=False, default=str) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

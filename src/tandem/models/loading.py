@@ -1,0 +1,103 @@
+"""Where a model's weights come from: safetensors as they are, GGUF converted once, anything else refused."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from tandem.artifacts.manifest import sha256_file
+from tandem.artifacts.uris import cache_path, resolve
+from tandem.errors import ModelError
+
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def model_path(uri: str, *, storage: Path) -> Path:
+    """A folder that transformers and vLLM can load: config, safetensors and tokenizer.
+
+    A GGUF file is de-quantised to float32 safetensors, once, into the cache.
+
+    Args:
+        uri: See `tandem.artifacts.uris`.
+        storage: Where `artifact:` URIs are looked up.
+
+    Raises:
+        ModelError: There are no weights, or only pickled ones.
+        NotFoundError, InputError, UnreachableError: From resolving the URI.
+    """
+    path = resolve(uri, storage=storage)
+    if path.is_file() and path.suffix == ".gguf":
+        return _converted(path)
+    if path.is_file():
+        raise ModelError(
+            "a file that isn't a model", where=str(path), remedy="give a folder with safetensors, or a .gguf file"
+        )
+    if not (path / "config.json").is_file():
+        adapter = (path / "adapter_config.json").is_file()
+        raise ModelError(
+            "an adapter, not a base model" if adapter else "no config.json here",
+            where=str(path),
+            remedy="name the base model as `model`" if adapter else "give the folder of a transformers model",
+        )
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
+        raise ModelError(
+            f"only pickled weights ({pickled[0]}), which can run code when loaded"
+            if pickled
+            else "a model without weights",
+            where=str(path),
+            remedy="convert it to safetensors" if pickled else "give a folder with *.safetensors",
+        )
+    return path
+
+
+def adapter_path(uri: str, *, storage: Path) -> Path:
+    """A folder with a PEFT adapter in safetensors.
+
+    Raises:
+        ModelError: It has no adapter_config.json or no adapter_model.safetensors.
+    """
+    path = resolve(uri, storage=storage)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (path / name).is_file():
+            raise ModelError(
+                f"not an adapter: {name} is missing", where=str(path), remedy="give what a LoRA finetune job made"
+            )
+    return path
+
+
+def _converted(gguf: Path) -> Path:
+    # Keyed by content: the same weights under two names are converted once.
+    target = cache_path() / "converted" / f"{gguf.stem}-{sha256_file(gguf)[:16]}"
+    if target.is_dir():
+        return target
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
+    try:
+        options = {"gguf_file": gguf.name, "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+        )
+        model.save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(scratch)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process converted it meanwhile
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def weights_sha256(folder: Path) -> str:
+    """One SHA-256 (hex) over a model's config and safetensors, in order of their names."""
+    total = hashlib.sha256()
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        total.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,1 @@
+"""Queue, submit, watch and deploy: decisions are pure functions, thin executors carry them out."""

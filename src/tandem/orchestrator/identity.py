@@ -1,0 +1,22 @@
+"""A job's id comes from what it is, so that the client can say it before the server has seen the job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Any
+
+
+def job_id(kind: str, name: str, spec: dict[str, Any]) -> str:
+    """``NAME-`` and the first 8 hex digits of the SHA-256 of kind and canonical spec."""
+    text = json.dumps({"kind": kind, "spec": spec}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def again_id(identifier: str, taken: Collection[str]) -> str:
+    """The first free one of ``ID-2``, ``ID-3``, …"""
+    number = 2
+    while f"{identifier}-{number}" in taken:
+        number += 1
+    return f"{identifier}-{number}"

@@ -1,0 +1,97 @@
+"""The processes of one local cluster: found by a mark in their environment, ended without touching anybody else's.
+
+Every process of the cluster inherits `MARK` from `ray start` or from the server. A process that rewrites its title
+may overwrite its environment on Linux, so the children of marked processes count too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+MARK = "TANDEM_CLUSTER_MARK"
+TERM_WAIT_S = 8.0
+KILL_WAIT_S = 5.0
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Every live process that carries the mark, and their descendants; never this one or its ancestors."""
+    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if process.pid in spared or process.environ().get(MARK) != mark:
+                continue
+            for member in (process, *process.children(recursive=True)):
+                if member.pid not in spared:
+                    found[member.pid] = member
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return [process for process in found.values() if alive(process)]
+
+
+def end(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Ask processes to end, then make them; psutil guards against reused process ids.
+
+    Returns:
+        Those that are still there.
+    """
+    waiting = list(processes)
+    for process in waiting:
+        _signal(process, kill=False)
+    _, waiting = psutil.wait_procs(waiting, timeout=TERM_WAIT_S)
+    for process in waiting:
+        _signal(process, kill=True)
+    _, waiting = psutil.wait_procs(waiting, timeout=KILL_WAIT_S)
+    return [process for process in waiting if alive(process)]
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs; a zombie that waits for its parent doesn't."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(process: psutil.Process, *, kill: bool) -> None:
+    try:
+        process.kill() if kill else process.terminate()
+    except psutil.NoSuchProcess:
+        return
+
+
+def port_in_use(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server couldn't listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do, so that a port whose last user has just gone counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def free_port(taken: Iterable[int] = ()) -> int:
+    """A port that nobody listens on now, other than those named."""
+    avoided = set(taken)
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in avoided:
+            return port
+
+
+def tail(path: Path, lines: int = 3) -> str:
+    """The last lines of a log, for an error message."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])

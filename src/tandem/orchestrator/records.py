@@ -1,0 +1,288 @@
+"""Job records: what was asked for, what was tried, and every change with its time and reason.
+
+SQLite in write-ahead mode by default; any database that SQLAlchemy knows by URL. Times are seconds since the
+epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Boolean, Float, ForeignKey, Integer, String, Text, UniqueConstraint, create_engine, event, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from tandem.errors import NotFoundError
+from tandem.orchestrator.identity import again_id, job_id
+from tandem.orchestrator.states import NEXT, Reason, State
+
+BUSY_TIMEOUT_S = 15
+
+
+class Base(DeclarativeBase):
+    """The tables of this module."""
+
+
+class JobRow(Base):
+    """One job; `seq` is the order of the queue."""
+
+    __tablename__ = "jobs"
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(80), unique=True)
+    name: Mapped[str] = mapped_column(String(40), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    spec: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(12), index=True)
+    reason: Mapped[str] = mapped_column(String(20))
+    message: Mapped[str] = mapped_column(Text, default="")
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    acknowledged: Mapped[bool] = mapped_column(Boolean, default=False)
+    stop_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    not_before: Mapped[float] = mapped_column(Float, default=0.0)
+    created_at: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[float | None] = mapped_column(Float, default=None)
+    ended_at: Mapped[float | None] = mapped_column(Float, default=None)
+
+
+class AttemptRow(Base):
+    """One submission to Ray; written before the call is made."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (UniqueConstraint("job_id", "number"),)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    number: Mapped[int] = mapped_column(Integer)
+    submission_id: Mapped[str] = mapped_column(String(90))
+    reason: Mapped[str] = mapped_column(String(20), default="")
+    message: Mapped[str] = mapped_column(Text, default="")
+    exit_code: Mapped[int | None] = mapped_column(Integer, default=None)
+    submitted_at: Mapped[float] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float, default=None)
+
+
+class EventRow(Base):
+    """One change of a job's state."""
+
+    __tablename__ = "events"
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    at: Mapped[float] = mapped_column(Float)
+    attempt: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(12))
+    reason: Mapped[str] = mapped_column(String(20))
+    message: Mapped[str] = mapped_column(Text, default="")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's record, as the rest of the program sees it."""
+
+    id: str
+    name: str
+    kind: str
+    spec: dict[str, Any]
+    state: State
+    reason: Reason
+    message: str
+    attempt: int
+    acknowledged: bool
+    stop_requested: bool
+    not_before: float
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+
+    @property
+    def submission_id(self) -> str:
+        """The id under which Ray knows the current attempt; the same however often it is asked for."""
+        return f"{self.id}.{self.attempt}"
+
+
+class Records:
+    """Reads and writes of the job records; safe to use from several threads.
+
+    Args:
+        url: SQLAlchemy URL of the database; the tables are made if they aren't there.
+        clock: Gives the time of a change, in seconds since the epoch.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._engine = _engine(url)
+        self._clock = clock
+        Base.metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._engine.dispose()
+
+    def submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False) -> tuple[Job, bool]:
+        """Queue a job, or find the one that this name and spec already have.
+
+        Args:
+            kind: The spec's kind.
+            name: The job's name.
+            spec: The canonical spec.
+            again: Queue another one, with a number behind its id, if there is one already.
+
+        Returns:
+            The job, and whether it is new.
+        """
+        identifier = job_id(kind, name, spec)
+        with Session(self._engine) as session, session.begin():
+            taken = set(session.scalars(select(JobRow.id).where(JobRow.name == name)))
+            if identifier in taken:
+                if not again:
+                    row = session.scalars(select(JobRow).where(JobRow.id == identifier)).one()
+                    return _job(row), False
+                identifier = again_id(identifier, taken)
+            now = self._clock()
+            row = JobRow(
+                id=identifier, name=name, kind=kind, spec=json.dumps(spec), state=State.QUEUED,
+                reason=Reason.SUBMITTED, message="", attempt=0, acknowledged=False, stop_requested=False,
+                not_before=0.0, created_at=now,
+            )  # fmt: skip
+            session.add(row)
+            session.flush()
+            session.add(EventRow(job_id=identifier, at=now, attempt=0, state=row.state, reason=row.reason, message=""))
+            return _job(row), True
+
+    def get(self, identifier: str) -> Job:
+        """One job, by its id or, failing that, the latest of its name.
+
+        Raises:
+            NotFoundError: Neither an id nor a name.
+        """
+        with Session(self._engine) as session:
+            return _job(self._find(session, identifier))
+
+    def list(
+        self, *, states: Sequence[State] = (), name: str | None = None, kind: str | None = None, limit: int | None = None
+    ) -> list[Job]:
+        """Jobs in the order of their submission; with a limit, the latest so many."""
+        query = select(JobRow).order_by(JobRow.seq.desc())
+        if states:
+            query = query.where(JobRow.state.in_([str(state) for state in states]))
+        if name is not None:
+            query = query.where(JobRow.name == name)
+        if kind is not None:
+            query = query.where(JobRow.kind == kind)
+        if limit is not None:
+            query = query.limit(limit)
+        with Session(self._engine) as session:
+            return [_job(row) for row in reversed(session.scalars(query).all())]
+
+    def events(self, identifier: str) -> list[dict[str, Any]]:
+        """Every change of a job, oldest first: at, attempt, state, reason, message."""
+        fields = ("at", "attempt", "state", "reason", "message")
+        with Session(self._engine) as session:
+            rows = session.scalars(select(EventRow).where(EventRow.job_id == identifier).order_by(EventRow.seq))
+            return [{field: getattr(row, field) for field in fields} for row in rows]
+
+    def attempts(self, identifier: str) -> list[dict[str, Any]]:
+        """Every attempt of a job, oldest first."""
+        fields = ("number", "submission_id", "reason", "message", "exit_code", "submitted_at", "ended_at")
+        with Session(self._engine) as session:
+            rows = session.scalars(select(AttemptRow).where(AttemptRow.job_id == identifier).order_by(AttemptRow.number))
+            return [{field: getattr(row, field) for field in fields} for row in rows]
+
+    def request_stop(self, identifier: str) -> Job:
+        """Note that a person wants the job to end; the control loop does it."""
+        with Session(self._engine) as session, session.begin():
+            row = self._find(session, identifier)
+            if not State(row.state).final:
+                row.stop_requested = True
+            return _job(row)
+
+    def begin_attempt(self, identifier: str) -> Job:
+        """Write down that the next attempt is about to be submitted, before it is."""
+        with Session(self._engine) as session, session.begin():
+            row = self._find(session, identifier)
+            row.attempt += 1
+            row.acknowledged = False
+            self._change(session, row, State.STARTING, Reason.ADMITTED, f"attempt {row.attempt}")
+            now = self._clock()
+            session.add(
+                AttemptRow(
+                    job_id=row.id, number=row.attempt, submission_id=f"{row.id}.{row.attempt}", reason="", message="",
+                    submitted_at=now,
+                )
+            )  # fmt: skip
+            return _job(row)
+
+    def acknowledge(self, identifier: str) -> None:
+        """Ray has said that it knows the current attempt."""
+        with Session(self._engine) as session, session.begin():
+            self._find(session, identifier).acknowledged = True
+
+    def change(
+        self, identifier: str, state: State, reason: Reason, message: str = "", *, not_before: float = 0.0, exit_code: int | None = None
+    ) -> Job:
+        """Move a job to another state; an attempt that holds resources ends when its job leaves the active states.
+
+        Raises:
+            ValueError: The state machine has no such step.
+        """
+        with Session(self._engine) as session, session.begin():
+            row = self._find(session, identifier)
+            was = State(row.state)
+            self._change(session, row, state, reason, message)
+            row.not_before = not_before
+            if was.active and not state.active:
+                attempt = session.scalars(
+                    select(AttemptRow).where(AttemptRow.job_id == row.id, AttemptRow.number == row.attempt)
+                ).one()
+                attempt.reason, attempt.message, attempt.exit_code = str(reason), message, exit_code
+                attempt.ended_at = self._clock()
+            return _job(row)
+
+    def _change(self, session: Session, row: JobRow, state: State, reason: Reason, message: str) -> None:
+        if state not in NEXT[State(row.state)]:
+            raise ValueError(f"job {row.id}: {row.state} can't become {state}")
+        now = self._clock()
+        row.state, row.reason, row.message = str(state), str(reason), message
+        if state is State.RUNNING and row.started_at is None:
+            row.started_at = now
+        if state.final:
+            row.ended_at = now
+        session.add(
+            EventRow(job_id=row.id, at=now, attempt=row.attempt, state=str(state), reason=str(reason), message=message)
+        )
+
+    def _find(self, session: Session, identifier: str) -> JobRow:
+        row = session.scalars(select(JobRow).where(JobRow.id == identifier)).first()
+        if row is None:
+            latest = select(JobRow).where(JobRow.name == identifier).order_by(JobRow.seq.desc()).limit(1)
+            row = session.scalars(latest).first()
+        if row is None:
+            raise NotFoundError(f"no job {identifier!r}", remedy="`tandem ps` lists the jobs")
+        return row
+
+
+def _job(row: JobRow) -> Job:
+    return Job(
+        id=row.id, name=row.name, kind=row.kind, spec=json.loads(row.spec), state=State(row.state),
+        reason=Reason(row.reason), message=row.message, attempt=row.attempt, acknowledged=row.acknowledged,
+        stop_requested=row.stop_requested, not_before=row.not_before, created_at=row.created_at,
+        started_at=row.started_at, ended_at=row.ended_at,
+    )  # fmt: skip
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _write_ahead(connection: Any, _: Any) -> None:
+        # Readers don't wait for the writer, and a committed change survives the death of the process.
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine

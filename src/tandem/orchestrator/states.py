@@ -1,0 +1,199 @@
+"""The states of a job, why it changes between them, and which reasons are worth another attempt.
+
+    QUEUED ──► STARTING ──► RUNNING ──► SUCCEEDED
+                 │  ▲          │   ├──► FAILED
+                 │  │          │   └──► STOPPED
+                 └──┴─RETRYING◄┘
+
+Retry is data here, not code: `RETRYABLE` says it for every reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """Where a job stands; the last three are final."""
+
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    RETRYING = "RETRYING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows."""
+        return self in FINAL
+
+    @property
+    def active(self) -> bool:
+        """Whether an attempt holds resources of the cluster."""
+        return self in ACTIVE
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.STOPPED})
+ACTIVE = frozenset({State.STARTING, State.RUNNING})
+NEXT: Mapping[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
+    # A short job may have ended before anybody saw it run.
+    State.STARTING: frozenset({State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.STOPPED}),
+    State.RUNNING: frozenset({State.RETRYING, State.SUCCEEDED, State.FAILED, State.STOPPED}),
+    State.RETRYING: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.STOPPED: frozenset(),
+}
+
+
+class Reason(StrEnum):
+    """Why a job changed its state."""
+
+    SUBMITTED = "submitted"
+    ADMITTED = "admitted"
+    DRIVER_RUNS = "driver_runs"
+    DONE = "done"
+    USER_ERROR = "user_error"
+    JOB_ERROR = "job_error"
+    NO_RESULT = "no_result"
+    OUT_OF_MEMORY = "out_of_memory"
+    STOPPED = "stopped"
+    TIMEOUT = "timeout"
+    DRIVER_DIED = "driver_died"
+    NODE_LOST = "node_lost"
+    HEAD_LOST = "head_lost"
+    START_FAILED = "start_failed"
+
+
+# What the job didn't cause may go better the next time; what it did cause won't.
+RETRYABLE: Mapping[Reason, bool] = {
+    Reason.SUBMITTED: False,
+    Reason.ADMITTED: False,
+    Reason.DRIVER_RUNS: False,
+    Reason.DONE: False,
+    Reason.USER_ERROR: False,
+    Reason.JOB_ERROR: False,
+    Reason.NO_RESULT: False,
+    Reason.OUT_OF_MEMORY: False,
+    Reason.STOPPED: False,
+    Reason.TIMEOUT: False,
+    Reason.DRIVER_DIED: True,
+    Reason.NODE_LOST: True,
+    Reason.HEAD_LOST: True,
+    Reason.START_FAILED: True,
+}
+
+OUT_OF_MEMORY_TYPES = frozenset({"MemoryError", "OutOfMemoryError"})
+NODE_LOST_TYPES = frozenset(
+    {
+        "ActorDiedError",
+        "ActorUnavailableError",
+        "NodeDiedError",
+        "OwnerDiedError",
+        "ObjectLostError",
+        "RaySystemError",
+        "RpcError",
+        "UnreachableError",
+        "WorkerCrashedError",
+        "WorkerGroupStartupTimeoutError",
+    }
+)
+USER_ERROR_TYPES = frozenset({"InputError", "SpecError", "InvalidSpecError", "DataError", "ModelError", "NotFoundError"})
+START_FAILED_TYPES = frozenset(
+    {
+        "RUNTIME_ENV_SETUP_FAILURE",
+        "JOB_SUPERVISOR_ACTOR_START_TIMEOUT",
+        "JOB_SUPERVISOR_ACTOR_START_FAILURE",
+        "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE",
+        "JOB_ENTRYPOINT_COMMAND_START_ERROR",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of an attempt from outside.
+
+    Attributes:
+        status: Ray's word for it (PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED), or MISSING where Ray knows no
+            such submission, or UNREACHABLE where Ray didn't answer.
+        error_type: Ray's `error_type` of a failed submission.
+        message: Ray's message.
+        exit_code: Of the driver; negative for a signal.
+        error: The runner's error.json, if it wrote one.
+        has_result: Whether the runner wrote its result, which it does last of all.
+    """
+
+    status: str
+    error_type: str | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    error: Mapping[str, Any] | None = None
+    has_result: bool = False
+
+
+UNREACHABLE = Observation("UNREACHABLE")
+
+
+def ending(seen: Observation) -> tuple[State, Reason, str]:
+    """How an attempt ended that Ray no longer runs.
+
+    The result file decides before Ray does: the runner writes it last, so a driver that died after it had done
+    its work succeeded, and one that Ray calls SUCCEEDED without a result didn't.
+
+    Args:
+        seen: An observation whose status is MISSING, SUCCEEDED, FAILED or STOPPED.
+
+    Returns:
+        The final state if no other attempt follows, the reason, and a message of one line.
+    """
+    if seen.has_result:
+        return State.SUCCEEDED, Reason.DONE, ""
+    if seen.error is not None:
+        return State.FAILED, _reason_of_error(seen.error), _line(error_line(seen.error))
+    if seen.status == "STOPPED":
+        return State.STOPPED, Reason.STOPPED, "stopped"
+    if seen.status == "MISSING":
+        return State.FAILED, Reason.HEAD_LOST, "the Ray head was restarted and has forgotten the job"
+    if seen.status == "SUCCEEDED":
+        return State.FAILED, Reason.NO_RESULT, "the driver ended without an error and without a result"
+    message = _line(seen.message or "")
+    if seen.error_type in START_FAILED_TYPES:
+        return State.FAILED, Reason.START_FAILED, message
+    if seen.error_type is not None and seen.error_type.startswith("JOB_SUPERVISOR_ACTOR"):
+        return State.FAILED, Reason.NODE_LOST, message
+    if seen.exit_code is not None and seen.exit_code < 0:
+        return State.FAILED, Reason.DRIVER_DIED, f"the driver was killed by signal {-seen.exit_code}"
+    if seen.exit_code == 2:
+        return State.FAILED, Reason.USER_ERROR, message
+    return State.FAILED, Reason.JOB_ERROR, message
+
+
+def error_line(error: Mapping[str, Any]) -> str:
+    """An error.json as one line: where, what, and the remedy in brackets."""
+    what = str(error.get("what") or error.get("type") or "unknown error")
+    line = f"{error['where']}: {what}" if error.get("where") else what
+    return f"{line} ({error['remedy']})" if error.get("remedy") else line
+
+
+def _reason_of_error(error: Mapping[str, Any]) -> Reason:
+    kind = str(error.get("type", ""))
+    if kind in OUT_OF_MEMORY_TYPES:
+        return Reason.OUT_OF_MEMORY
+    if kind in USER_ERROR_TYPES:
+        return Reason.USER_ERROR
+    if kind in NODE_LOST_TYPES:
+        return Reason.NODE_LOST
+    return Reason.JOB_ERROR
+
+
+def _line(text: str) -> str:
+    """The first line that says anything, not longer than a screen is wide a few times over."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0][:500] if lines else ""

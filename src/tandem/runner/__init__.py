@@ -1,0 +1,1 @@
+"""What a Ray job runs inside the cluster."""

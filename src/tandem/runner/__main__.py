@@ -1,0 +1,95 @@
+"""``python -m tandem.runner JOB_DIR``: run the job whose spec lies in that folder.
+
+Writes ``result.json``, or ``error.json`` with what, where and remedy; then exits with 0 (done), 1 (failed)
+or 2 (bad input), by which the server tells a fault of the user's from one of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tandem.artifacts.job import JobContext
+from tandem.config.cluster import Cluster
+from tandem.errors import TandemError
+from tandem.specs import KINDS, CompareSpec, FinetuneSpec, IndexSpec, Spec
+
+
+def run(spec: Spec, context: JobContext) -> dict[str, Any]:
+    """Run one job to its end.
+
+    Returns:
+        What the job has to say of its result, as JSON types.
+    """
+    if isinstance(spec, IndexSpec):
+        from tandem.retrieval import job as index_job
+
+        return index_job.run(spec, context)
+    if isinstance(spec, FinetuneSpec):
+        from tandem.training import job as finetune_job
+
+        return finetune_job.run(spec, context)
+    if isinstance(spec, CompareSpec):
+        from tandem.evaluation import job as compare_job
+
+        return compare_job.run(spec, context)
+    raise TypeError(f"{type(spec).__name__} isn't a job")
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+    partial.replace(path)
+
+
+def cause(error: BaseException) -> BaseException:
+    """The Tandem error at the root of what Ray wrapped around it, else the error itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, TandemError):
+            return seen
+        # Ray keeps the worker's exception in `cause`, Ray Train in `worker_failures` by rank.
+        failures = getattr(seen, "worker_failures", None) or {}
+        inner = next((f for f in failures.values() if isinstance(f, BaseException)), None)
+        seen = inner or getattr(seen, "cause", None) or seen.__cause__
+        if not isinstance(seen, BaseException):
+            break
+    return error
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job of the folder named on the command line; returns the exit status."""
+    if len(arguments) != 1:
+        print("usage: python -m tandem.runner JOB_DIR", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0]).absolute()
+    for name in ("result.json", "error.json"):
+        (folder / name).unlink(missing_ok=True)
+    try:
+        data = json.loads((folder / "spec.json").read_text())
+        spec = KINDS[data["kind"]].model_validate(data)
+        cluster = Cluster.load()
+        context = JobContext(folder.name, data["name"], folder, cluster.storage, cluster)
+        _write(folder / "result.json", run(spec, context))
+    except Exception as error:  # noqa: BLE001 - whatever ends a job is recorded as its error
+        root = cause(error)
+        traceback.print_exception(error)
+        known = root if isinstance(root, TandemError) else None
+        _write(
+            folder / "error.json",
+            {
+                "type": type(root).__name__,
+                "what": known.what if known else f"{type(root).__name__}: {root}".strip().splitlines()[0],
+                "where": known.where if known else None,
+                "remedy": known.remedy if known else "the job's log has the traceback",
+            },
+        )
+        return known.exit_status if known and known.exit_status == 2 else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,33 @@
+"""What users write: a frozen pydantic model for each kind, every default stated in it."""
+
+from __future__ import annotations
+
+from tandem.specs.base import Spec
+from tandem.specs.cluster import ClusterSpec
+from tandem.specs.compare import CompareSpec
+from tandem.specs.finetune import FinetuneSpec
+from tandem.specs.index import IndexSpec
+from tandem.specs.rag import RagSpec
+
+JobSpec = IndexSpec | FinetuneSpec | CompareSpec
+
+KINDS: dict[str, type[Spec]] = {
+    "index": IndexSpec,
+    "finetune": FinetuneSpec,
+    "compare": CompareSpec,
+    "rag": RagSpec,
+    "cluster": ClusterSpec,
+}
+JOB_KINDS = ("index", "finetune", "compare")
+
+__all__ = [
+    "JOB_KINDS",
+    "KINDS",
+    "ClusterSpec",
+    "CompareSpec",
+    "FinetuneSpec",
+    "IndexSpec",
+    "JobSpec",
+    "RagSpec",
+    "Spec",
+]

@@ -1,0 +1,103 @@
+"""`kind: finetune`: rows in, an adapter or weights out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
+
+
+class TrainingDataSpec(Spec):
+    """The rows to learn from."""
+
+    train: str = Field(description="JSONL, CSV or Parquet: messages, prompt/completion, question/answers or text")
+    eval: str | None = Field(None, description="the same; without it, `eval_fraction` of `train`, by hash of the row")
+    eval_fraction: Fraction = 0.1
+    max_quarantined: Fraction = Field(0.01, description="fail when more than this share of the rows is unusable")
+
+
+class LoraSpec(Spec):
+    """LoRA (Hu et al., arXiv 2106.09685)."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class RetrievalAugmentedSpec(Spec):
+    """Training with retrieved context (RAFT: Zhang et al., arXiv 2403.10131)."""
+
+    collection: Name = Field(description="the collection that will serve: distractors come from it")
+    passages: int = Field(3, ge=1, description="passages in a prompt, the gold one among them")
+    without_gold: Fraction = Field(0.2, description="share of samples whose context lacks the gold passage")
+
+
+class ScheduleSpec(Spec):
+    """How long, how fast, and in what portions."""
+
+    epochs: float = Field(3.0, gt=0)
+    max_steps: int | None = Field(
+        None, ge=1, description="optimizer steps; stops there if it comes before the epochs' end"
+    )
+    learning_rate: float = Field(2e-4, gt=0)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
+    batch_size: int = Field(8, ge=1, description="rows per optimizer step, over all workers")
+    micro_batch_size: int = Field(4, ge=1, description="rows per worker and forward pass")
+    max_length: int = Field(1024, ge=16, description="tokens; a row whose answer would be cut is quarantined")
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clipping: float = Field(1.0, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> ScheduleSpec:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} isn't a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class CheckpointSpec(Spec):
+    """How often, and how many are kept."""
+
+    every_steps: int = Field(25, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class FinetuneSpec(Spec):
+    """Ray Train runs DeepSpeed on `workers` workers; a checkpoint is there to resume from."""
+
+    kind: Literal["finetune"]
+    name: Name
+    model: Uri
+    task: Literal["generation"] = "generation"
+    data: TrainingDataSpec
+    method: Literal["full", "lora"] = "lora"
+    lora: LoraSpec = LoraSpec()
+    retrieval: RetrievalAugmentedSpec | None = None
+    prompt: PromptSpec = PromptSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the device computes in it, else fp32"
+    )
+    deepspeed: int | str = Field(2, description="a ZeRO stage (0-3), or the path of a DeepSpeed JSON, taken as it is")
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    checkpoint: CheckpointSpec = CheckpointSpec()
+
+    @model_validator(mode="after")
+    def _possible(self) -> FinetuneSpec:
+        if isinstance(self.deepspeed, int) and not 0 <= self.deepspeed <= 3:
+            raise ValueError(f"deepspeed: ZeRO has stages 0 to 3, not {self.deepspeed}")
+        per_step = self.schedule.micro_batch_size * self.workers
+        if self.schedule.batch_size % per_step:
+            raise ValueError(
+                f"schedule.batch_size {self.schedule.batch_size} must be a multiple of "
+                f"micro_batch_size × workers = {per_step}"
+            )
+        return self

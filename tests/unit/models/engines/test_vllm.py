@@ -1,0 +1,46 @@
+"""What vLLM is started with; the engine itself is tested in tests/integration/test_serving.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tandem.errors import ModelError
+from tandem.models.engines.vllm import engine_options, environment, lora_rank
+from tandem.specs.compare import EngineSpec
+
+
+def adapter(folder: Path, **config) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_memory_for_the_cache_is_whole_gibibytes_and_at_least_one():
+    assert environment(EngineSpec(kv_cache_gib=0.2), on_gpu=False)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert environment(EngineSpec(kv_cache_gib=2.5), on_gpu=False)["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in environment(EngineSpec(), on_gpu=True)
+
+
+def test_it_is_eager_on_cpus_alone():
+    assert engine_options(EngineSpec(), {}, dtype="float32", on_gpu=False)["enforce_eager"] is True
+    assert "enforce_eager" not in engine_options(EngineSpec(), {}, dtype="bfloat16", on_gpu=True)
+
+
+def test_adapters_make_room_for_themselves(tmp_path: Path):
+    adapters = {"a": adapter(tmp_path / "a", r=4), "b": adapter(tmp_path / "b", r=16, rank_pattern={"q_proj": 24})}
+    options = engine_options(EngineSpec(), adapters, dtype="float32", on_gpu=False)
+    assert (options["enable_lora"], options["max_loras"], options["max_lora_rank"]) == (True, 2, 32)
+    assert "enable_lora" not in engine_options(EngineSpec(), {}, dtype="float32", on_gpu=False)
+
+
+def test_a_rank_beyond_vllm_is_refused(tmp_path: Path):
+    with pytest.raises(ModelError, match="rank 1024"):
+        lora_rank({"a": adapter(tmp_path / "a", r=1024)})
+
+
+def test_a_broken_configuration_is_refused(tmp_path: Path):
+    with pytest.raises(ModelError, match="adapter"):
+        lora_rank({"a": adapter(tmp_path / "a", alpha=3)})
