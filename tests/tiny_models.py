@@ -93,7 +93,8 @@ def write_adapter(folder: Path, model: Path, *, rank: int = 4, seed: int = 1) ->
 def write_embedder(folder: Path, *, hidden: int = 32) -> Path:
     """A random sentence-transformers BERT with mean pooling, in safetensors."""
     import torch
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
     from tokenizers.models import WordPiece
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -122,7 +123,7 @@ def write_embedder(folder: Path, *, hidden: int = 32) -> Path:
     )
     BertModel(config).save_pretrained(inner)
     fast.save_pretrained(inner)
-    transformer = models.Transformer(str(inner), max_seq_length=128)
-    pooling = models.Pooling(transformer.get_word_embedding_dimension(), pooling_mode="mean")
-    SentenceTransformer(modules=[transformer, pooling, models.Normalize()], device="cpu").save_pretrained(str(folder))
+    transformer = modules.Transformer(str(inner), max_seq_length=128)
+    pooling = modules.Pooling(transformer.get_word_embedding_dimension(), pooling_mode="mean")
+    SentenceTransformer(modules=[transformer, pooling, modules.Normalize()], device="cpu").save_pretrained(str(folder))
     return folder

@@ -49,7 +49,7 @@ def answer_all(
         progress: Called with answers there, answers wanted.
 
     Raises:
-        TandemError: The engine is broken: it fails on every question of a batch.
+        TandemError: The engine is broken: it crashes on every question of a batch.
     """
     answers = log.read()
     # Prompts of like length in a batch waste less padding; the order of the result doesn't depend on it.
@@ -61,7 +61,8 @@ def answer_all(
         fresh = [_failed(q, "the question is too long for the model", 0.0) for q in batch if q.request is None]
         asked = [q for q in batch if q.request is not None]
         if asked:
-            fresh += _ask(asked, engine())
+            alive = any(answer.failure is None for answer in answers.values())
+            fresh += _ask(asked, engine(), alive)
         log.append(fresh)
         answers |= {answer.key: answer for answer in fresh}
         done += len(batch)
@@ -74,37 +75,33 @@ def _length(question: Question) -> tuple[int, str]:
     return (sum(len(turn["content"]) for turn in request.messages) if request else 0, question.id)
 
 
-def _ask(batch: Sequence[Question], engine: Engine) -> list[Answer]:
-    requests = [q.request for q in batch if q.request is not None]
+def _ask(batch: Sequence[Question], engine: Engine, alive: bool) -> list[Answer]:
     started = time.perf_counter()
     try:
-        generations = engine.generate(requests)
-    except (InputError, RuntimeError, ValueError) as error:
-        if len(batch) == 1:
-            if not isinstance(error, InputError):
-                raise _broken(error) from error
-            return [_failed(batch[0], str(error), time.perf_counter() - started)]
-        return _ask_singly(batch, engine)
+        generations = engine.generate([q.request for q in batch if q.request is not None])
+    except (InputError, RuntimeError, ValueError):
+        # One question can bring a batch down: the others must not be counted as failed with it.
+        return _ask_singly(batch, engine, alive)
     seconds = (time.perf_counter() - started) / len(batch)
     return [_answered(q, generation, seconds) for q, generation in zip(batch, generations, strict=True)]
 
 
-def _ask_singly(batch: Sequence[Question], engine: Engine) -> list[Answer]:
-    # One question can bring a batch down: the others must not be counted as failed with it.
+def _ask_singly(batch: Sequence[Question], engine: Engine, alive: bool) -> list[Answer]:
     answers: list[Answer] = []
-    last: Exception | None = None
+    crash: Exception | None = None
     for question in batch:
         assert question.request is not None
         started = time.perf_counter()
         try:
             (generation,) = engine.generate([question.request])
         except (InputError, RuntimeError, ValueError) as error:
-            last = error
+            crash = crash if isinstance(error, InputError) else error
             answers.append(_failed(question, f"{type(error).__name__}: {error}", time.perf_counter() - started))
         else:
             answers.append(_answered(question, generation, time.perf_counter() - started))
-    if last is not None and not isinstance(last, InputError) and all(answer.failure for answer in answers):
-        raise _broken(last) from last
+    # A lone question that crashes is at fault itself if the engine answered others before.
+    if crash is not None and all(answer.failure for answer in answers) and not (alive and len(batch) == 1):
+        raise _broken(crash) from crash
     return answers
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 MARK = "TANDEM_CLUSTER_MARK"
-TERM_WAIT_S = 8.0
+TERM_WAIT_S = 5.0
 KILL_WAIT_S = 5.0
 
 

@@ -1,0 +1,73 @@
+"""A Ray in memory, for tests of whatever stands on the seam `RayJobs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from tandem.errors import UnreachableError
+from tandem.orchestrator.states import Observation
+
+
+@dataclass
+class FakeRayJobs:
+    """Submissions are PENDING until a test says otherwise with `set`.
+
+    Attributes:
+        down: Nothing answers while it is True.
+        total_cpus: What `cpus` says.
+        entrypoints: Of every accepted submission, in order.
+        submit_calls: Every submission id that was handed in, accepted or not.
+    """
+
+    down: bool = False
+    total_cpus: float = 4.0
+    entrypoints: dict[str, str] = field(default_factory=dict)
+    environments: dict[str, dict[str, str]] = field(default_factory=dict)
+    submit_calls: list[str] = field(default_factory=list)
+    printed: dict[str, str] = field(default_factory=dict)
+    _seen: dict[str, Observation] = field(default_factory=dict)
+
+    def set(self, submission_id: str, status: str, *, printed: str = "", error_type: str | None = None,
+            message: str | None = None, exit_code: int | None = None) -> None:  # fmt: skip
+        """Let a submission be in a status, having printed so much more."""
+        self._seen[submission_id] = replace(
+            self._seen.get(submission_id, Observation(status)),
+            status=status, error_type=error_type, message=message, exit_code=exit_code,
+        )  # fmt: skip
+        self.printed[submission_id] = self.printed.get(submission_id, "") + printed
+
+    def forget(self) -> None:
+        """As a head does that was restarted without Redis."""
+        self._seen.clear()
+
+    def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """See `RayJobs.submit`."""
+        self.submit_calls.append(submission_id)
+        self._check()
+        if submission_id not in self._seen:
+            self.entrypoints[submission_id] = entrypoint
+            self.environments[submission_id] = dict(env)
+            self._seen[submission_id] = Observation("PENDING")
+
+    def observe(self, submission_id: str) -> Observation:
+        """See `RayJobs.observe`."""
+        return Observation("UNREACHABLE") if self.down else self._seen.get(submission_id, Observation("MISSING"))
+
+    def stop(self, submission_id: str) -> None:
+        """See `RayJobs.stop`."""
+        self._check()
+        if submission_id in self._seen:
+            self._seen[submission_id] = Observation("STOPPED")
+
+    def logs(self, submission_id: str) -> str | None:
+        """See `RayJobs.logs`."""
+        return None if self.down else self.printed.get(submission_id, "")
+
+    def cpus(self) -> float | None:
+        """See `RayJobs.cpus`."""
+        return None if self.down else self.total_cpus
+
+    def _check(self) -> None:
+        if self.down:
+            raise UnreachableError("Ray doesn't answer")

@@ -1,0 +1,92 @@
+"""What lies in ``STORAGE/jobs/ID``: the spec that goes in, and the logs, progress, result or error that come out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOG_CHUNK_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """One job's folder."""
+
+    path: Path
+
+    def prepare(self, spec: Mapping[str, Any]) -> None:
+        """Make the folder ready for an attempt: the spec in, what an earlier attempt left out of the way."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in ("error.json", "result.json", "progress.json"):
+            (self.path / name).unlink(missing_ok=True)
+        partial = self.path / "spec.json.partial"
+        partial.write_text(json.dumps(spec, indent=2, ensure_ascii=False) + "\n")
+        partial.replace(self.path / "spec.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """What the runner returned, or None where it hasn't."""
+        return _read(self.path / "result.json")
+
+    def error(self) -> dict[str, Any] | None:
+        """The runner's error: type, what, where, remedy; or None."""
+        return _read(self.path / "error.json")
+
+    def progress(self) -> dict[str, Any] | None:
+        """How far the job says that it is, or None before it has said anything."""
+        return _read(self.path / "progress.json")
+
+    def log_bytes(self, attempt: int) -> int:
+        """The length of an attempt's copied log."""
+        path = self._log(attempt)
+        return path.stat().st_size if path.exists() else 0
+
+    def append_log(self, attempt: int, text: str) -> None:
+        """Add what a driver has printed since the last copy.
+
+        Args:
+            attempt: The attempt's number, from 1.
+            text: The whole log so far; Ray hands out no less.
+        """
+        data = text.encode()
+        have = self.log_bytes(attempt)
+        if len(data) > have:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self._log(attempt).open("ab") as log:
+                log.write(data[have:])
+
+    def read_log(self, offset: int) -> tuple[bytes, int]:
+        """The logs of all attempts, one behind the other, from a byte on.
+
+        Returns:
+            At most `LOG_CHUNK_BYTES` bytes, cut between characters, and the offset behind them.
+        """
+        chunks = b""
+        position = 0
+        for number in range(1, 1 + len(list(self.path.glob("attempt-*.log")))):
+            size = self.log_bytes(number)
+            if offset < position + size:
+                with self._log(number).open("rb") as log:
+                    log.seek(max(0, offset - position))
+                    chunks += log.read(LOG_CHUNK_BYTES - len(chunks))
+            position += size
+            if len(chunks) >= LOG_CHUNK_BYTES:
+                break
+        whole = chunks.decode(errors="ignore").encode() if chunks else b""
+        # A character cut at the end comes with the next call; bytes that are no UTF-8 at all must not stop the reader.
+        taken = whole if len(chunks) - len(whole) <= 3 and whole else chunks
+        return taken, min(offset, position) + len(taken)
+
+    def _log(self, attempt: int) -> Path:
+        return self.path / f"attempt-{attempt}.log"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        # Not there, or a writer that doesn't write atomically is at it: the next look will tell.
+        return None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,156 @@
+"""Ray's Jobs API over HTTP: the one place from which this project talks to it.
+
+Ray's own `JobSubmissionClient` has no time-outs (it blocks 61 s while the GCS is down) and lets `RAY_ADDRESS`
+override its address, so the documented REST calls behind it are made directly, each with a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from tandem.config.cluster import Cluster
+from tandem.errors import AuthError, TandemError, UnreachableError
+from tandem.orchestrator.states import Observation
+
+CALL_TIMEOUT_S = 10.0
+SUBMIT_TIMEOUT_S = 30.0
+
+
+class RayJobs(Protocol):
+    """What the control loop needs of Ray; `FakeRayJobs` is the one for tests."""
+
+    def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """Start an entrypoint; a used submission id is no error, since the call may be made again.
+
+        Raises:
+            UnreachableError: Ray didn't answer, or couldn't take it now.
+            TandemError: Ray refused it.
+        """
+
+    def observe(self, submission_id: str) -> Observation:
+        """What Ray says of a submission; never raises for a head that is down."""
+
+    def stop(self, submission_id: str) -> None:
+        """Ask Ray to end a submission; one that Ray doesn't know is no error.
+
+        Raises:
+            UnreachableError: Ray didn't answer.
+        """
+
+    def logs(self, submission_id: str) -> str | None:
+        """All that the driver has printed so far, or None where Ray can't say."""
+
+    def cpus(self) -> float | None:
+        """Logical CPUs of all nodes that live, or None where Ray doesn't answer."""
+
+
+class HttpRayJobs:
+    """The REST API of a Ray dashboard.
+
+    Args:
+        cluster: Whose dashboard; its token file is read at every call, so a changed token needs no restart.
+        transport: Replaces the network in tests.
+    """
+
+    def __init__(self, cluster: Cluster, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._cluster = cluster
+        # Proxy variables are for the world outside, not for a dashboard.
+        self._http = httpx.Client(
+            base_url=cluster.dashboard_url, timeout=CALL_TIMEOUT_S, transport=transport, trust_env=False
+        )
+
+    def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """See `RayJobs.submit`."""
+        body = {
+            "entrypoint": entrypoint,
+            "submission_id": submission_id,
+            "runtime_env": {"env_vars": dict(env)},
+            "metadata": dict(metadata),
+        }
+        response = self.call("POST", "/api/jobs/", json=body, timeout=SUBMIT_TIMEOUT_S)
+        if response.is_success or "already exists" in response.text:
+            return
+        said = (response.text.strip().splitlines() or [str(response.status_code)])[-1]
+        if response.status_code >= 500:
+            raise UnreachableError(f"Ray couldn't take the job: {said}", where=self._cluster.dashboard_url)
+        raise TandemError(f"Ray refused the job: {said}", where=self._cluster.dashboard_url)
+
+    def observe(self, submission_id: str) -> Observation:
+        """See `RayJobs.observe`."""
+        try:
+            response = self.call("GET", f"/api/jobs/{submission_id}")
+        except UnreachableError:
+            return Observation("UNREACHABLE")
+        if response.status_code == 404:
+            return Observation("MISSING")
+        if not response.is_success:
+            return Observation("UNREACHABLE")
+        details: dict[str, Any] = response.json()
+        return Observation(
+            status=str(details["status"]),
+            error_type=details.get("error_type"),
+            message=details.get("message"),
+            exit_code=details.get("driver_exit_code"),
+        )
+
+    def stop(self, submission_id: str) -> None:
+        """See `RayJobs.stop`."""
+        response = self.call("POST", f"/api/jobs/{submission_id}/stop")
+        if not response.is_success and response.status_code != 404:
+            raise UnreachableError(f"Ray couldn't stop {submission_id}", where=self._cluster.dashboard_url)
+
+    def logs(self, submission_id: str) -> str | None:
+        """See `RayJobs.logs`."""
+        try:
+            response = self.call("GET", f"/api/jobs/{submission_id}/logs")
+        except UnreachableError:
+            return None
+        return str(response.json()["logs"]) if response.is_success else None
+
+    def cpus(self) -> float | None:
+        """See `RayJobs.cpus`."""
+        try:
+            response = self.call("GET", "/nodes", params={"view": "summary"})
+        except UnreachableError:
+            return None
+        if not response.is_success:
+            return None
+        nodes = (response.json().get("data") or {}).get("summary") or []
+        raylets = [node.get("raylet") or {} for node in nodes]
+        return sum(float(r.get("resourcesTotal", {}).get("CPU", 0.0)) for r in raylets if r.get("state") == "ALIVE")
+
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request with our token.
+
+        Raises:
+            AuthError: The dashboard refuses the token.
+            UnreachableError: No answer within the deadline.
+        """
+        try:
+            response = self._http.request(method, path, headers=self._headers(), **options)
+        except httpx.TransportError as error:
+            raise UnreachableError(
+                f"Ray doesn't answer: {error or type(error).__name__}",
+                where=self._cluster.dashboard_url,
+                remedy="`tandem status` shows what is up",
+            ) from None
+        if response.status_code in (401, 403):
+            raise AuthError(
+                "Ray refuses our token",
+                where=self._cluster.dashboard_url,
+                remedy=f"check {self._cluster.ray_token_file or 'ray_token_file in the cluster file'}",
+            )
+        return response
+
+    def _headers(self) -> dict[str, str]:
+        path: Path | None = self._cluster.ray_token_file
+        if path is None:
+            return {}
+        try:
+            return {"Authorization": f"Bearer {path.read_text().strip()}"}
+        except OSError as error:
+            raise AuthError(f"Ray's token can't be read: {error.strerror}", where=str(path)) from None
