@@ -124,6 +124,6 @@ def write_embedder(folder: Path, *, hidden: int = 32) -> Path:
     BertModel(config).save_pretrained(inner)
     fast.save_pretrained(inner)
     transformer = modules.Transformer(str(inner), max_seq_length=128)
-    pooling = modules.Pooling(transformer.get_word_embedding_dimension(), pooling_mode="mean")
+    pooling = modules.Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     SentenceTransformer(modules=[transformer, pooling, modules.Normalize()], device="cpu").save_pretrained(str(folder))
     return folder

@@ -18,7 +18,8 @@ class Retrieved(PassageLike, Protocol):
     """A passage as the retriever gives it."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Derived from the content of its chunk."""
 
 
 @dataclass(frozen=True)

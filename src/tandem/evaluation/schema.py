@@ -56,7 +56,7 @@ class ArmReport(Part):
     failures: int = Field(description="questions without an answer; each counts as wrong")
     candidate: bool = Field(description="whether it can win: the oracle can't")
     metrics: dict[str, float | None] = Field(
-        description="em, f1, rouge_l, recall_at_k, answer_in_context in [0, 1]; bleu in [0, 100]; null where not defined"
+        description="em, f1, rouge_l, recall_at_k, answer_in_context in [0, 1]; bleu in [0, 100]; null: not defined"
     )
     ci95: dict[str, Ci95] = Field(description="95 % bootstrap intervals over questions, by metric")
     latency_ms: Latency

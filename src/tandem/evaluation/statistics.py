@@ -1,4 +1,4 @@
-"""Intervals, paired tests and their correction. Items are the unit: arms answer the same ones, so all tests are paired."""
+"""Intervals, paired tests and their correction. Arms answer the same items, so all tests are paired."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def mean_interval(
     if np.all(values == value):
         unseen = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / len(values))
         return value - unseen * (value - low), value + unseen * (high - value)
-    options: dict[str, Any] = {"n_resamples": resamples, "batch": max(1, BLOCK // len(values)), "confidence_level": LEVEL}
+    batch = max(1, BLOCK // len(values))
+    options: dict[str, Any] = {"n_resamples": resamples, "batch": batch, "confidence_level": LEVEL}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy warns and gives NaN where BCa is undefined: that is looked at below
         result = bootstrap((values,), np.mean, method="BCa", rng=rng, **options)
@@ -112,7 +113,7 @@ def mcnemar(a: Floats, b: Floats) -> float:
 
 
 def permutation(a: Floats, b: Floats, *, rng: np.random.Generator) -> float:
-    """Two-sided p of a paired permutation test of the means: were the arms alike, any difference could have either sign.
+    """Two-sided p of a paired permutation test of the means: of like arms, a difference has either sign as likely.
 
     Exact where there are few enough signs to try them all, else over random ones (Fisher 1935; Noreen 1989).
 

@@ -13,13 +13,12 @@ from tandem.evaluation.schema import (
     ArmReport,
     Ci95,
     Latency,
-    PairReport,
     SliceReport,
     Tokens,
     VerdictReport,
 )
 from tandem.evaluation.scoring import ScoredItem
-from tandem.evaluation.statistics import compare_pairs, counts_interval, mean_interval, stream
+from tandem.evaluation.statistics import PairTest, compare_pairs, counts_interval, mean_interval, stream
 from tandem.evaluation.verdict import RULE, Candidate, decide
 from tandem.specs.compare import CompareSpec
 
@@ -30,7 +29,6 @@ MEANS = ("em", "f1", "rouge_l", "recall_at_k", "answer_in_context")
 SLICED = ("em", "f1", "recall_at_k")
 TESTED = ("em", "f1")
 NO_VALUE = "(none)"
-MANY_VALUES = 50
 
 
 def summarize_arm(
@@ -89,23 +87,22 @@ def _means(items: Sequence[ScoredItem], names: Sequence[str], spec: CompareSpec,
     return figures, intervals
 
 
-def summarize_pairs(arms: Sequence[Arm], items: Items, spec: CompareSpec) -> list[PairReport]:
+def summarize_pairs(arms: Sequence[Arm], items: Items, spec: CompareSpec) -> list[PairTest]:
     """Paired tests of every two candidates; the primary metric first."""
     import numpy as np
 
-    reports: list[PairReport] = []
+    tests: list[PairTest] = []
     for metric in sorted(TESTED, key=lambda name: name != spec.primary):
         scores = {
             arm.name: np.array([getattr(item, metric) for item in items[arm.name]], dtype=np.float64)
             for arm in arms
             if arm.candidate
         }
-        pairs = compare_pairs(scores, metric, resamples=spec.bootstrap, seed=spec.seed)
-        reports += [PairReport.model_validate(asdict(pair)) for pair in pairs]
-    return reports
+        tests += compare_pairs(scores, metric, resamples=spec.bootstrap, seed=spec.seed)
+    return tests
 
 
-def judge(arms: Mapping[str, ArmReport], pairs: Sequence[PairReport], spec: CompareSpec) -> VerdictReport:
+def judge(arms: Mapping[str, ArmReport], pairs: Sequence[PairTest], spec: CompareSpec) -> VerdictReport:
     """The verdict on the primary metric."""
     candidates = [
         Candidate(name, arm.metrics[spec.primary] or 0.0, (arm.cost.train or 0.0) + arm.cost.per_1k)

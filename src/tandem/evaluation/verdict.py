@@ -9,8 +9,8 @@ from tandem.evaluation.statistics import ALPHA, PairTest, smallest_p
 
 RULE = (
     "An arm wins if it is significantly better than every other candidate on the primary metric "
-    f"(paired tests, Holm-adjusted p < {ALPHA}). Else the best arm and all that it doesn't significantly beat are tied, "
-    "and the cheapest of them is named. oracle, which is given the gold documents, is a ceiling and no candidate."
+    f"(paired tests, Holm-adjusted p < {ALPHA}). Else the best arm and all that it doesn't "
+    "significantly beat are tied, and the cheapest of them is named. oracle, which is given the gold documents, is a ceiling and no candidate."
 )
 
 

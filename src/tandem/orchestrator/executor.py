@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tandem.config.cluster import Cluster
@@ -68,7 +66,7 @@ class Orchestrator:
         Returns:
             What was decided.
         """
-        jobs = self._records.list(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
+        jobs = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
         cpus = self._ray.cpus()
         self.ray_reachable = cpus is not None
         seen: dict[str, Observation] = {}
@@ -170,7 +168,3 @@ def describe(job: Job, files: JobFiles) -> dict[str, Any]:
 def _iso(seconds: float | None) -> str | None:
     return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
-
-def dump(data: Any) -> str:
-    """JSON for a file that people also read."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

@@ -53,7 +53,7 @@ def end(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 def alive(process: psutil.Process) -> bool:
     """Whether it runs; a zombie that waits for its parent doesn't."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -159,7 +159,7 @@ class Records:
         with Session(self._engine) as session:
             return _job(self._find(session, identifier))
 
-    def list(
+    def find(
         self, *, states: Sequence[State] = (), name: str | None = None, kind: str | None = None, limit: int | None = None
     ) -> list[Job]:
         """Jobs in the order of their submission; with a limit, the latest so many."""

@@ -1,0 +1,1 @@
+"""Tandem side by side with what somebody would use without it, in one run on one machine."""

@@ -1,0 +1,29 @@
+"""`python -m benchmarks [NAME ...]`: run, print a table each, and write benchmarks/results/NAME.json."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks import engine, retrieval
+from benchmarks.report import show, write
+
+BENCHMARKS = {"retrieval": retrieval.run, "engine": engine.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of the JSON")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    for name in arguments.names or BENCHMARKS:
+        result = BENCHMARKS[name]()
+        show(result)
+        print(f"written: {write(result, arguments.results)}\n")
+
+
+# The engines' child processes import this module again.
+if __name__ == "__main__":
+    main()
