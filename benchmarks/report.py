@@ -14,6 +14,19 @@ from pathlib import Path
 from typing import Any
 
 
+def machine() -> dict[str, Any]:
+    """Processor, cores and load: another process that runs meanwhile shows in the load."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_1min": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+    }
+
+
 @dataclass(frozen=True)
 class Result:
     """One run of one benchmark.
@@ -34,21 +47,8 @@ class Result:
     settings: dict[str, Any]
     versions: dict[str, str]
     rows: list[dict[str, Any]]
-    machine: dict[str, Any] = field(default_factory=lambda: machine())
+    machine: dict[str, Any] = field(default_factory=machine)
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and load: another process that runs meanwhile shows in the load."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "processor": model or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load_1min": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-    }
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -77,7 +77,7 @@ def show(result: Result) -> None:
     said = ", ".join(f"{key} {value}" for key, value in (result.versions | result.settings | result.machine).items())
     table = Table(title=f"{result.name}: {result.question}", caption=said, title_justify="left", caption_justify="left")
     for number, key in enumerate(result.rows[0]):
-        table.add_column(key, justify="left" if number == 0 else "right")
+        table.add_column(key, justify="left" if number == 0 else "right", no_wrap=True)
     for row in result.rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console(width=None if os.isatty(1) else 140).print(table)

@@ -62,11 +62,11 @@ def list_files(source: SourceSpec, root: Path) -> list[Path]:
     Raises:
         DataError: Nothing is there, nothing in it can be read, or a glob leaves the folder.
     """
-    kinds = f"readable are {' '.join(sorted(_READERS))}"
+    kinds = f"readable are {' '.join(sorted(SUFFIXES))}"
     if not root.exists():
         raise DataError("no such file or folder", where=source.uri, remedy="check the path in `sources`")
     if root.is_file():
-        if root.suffix.lower() not in _READERS:
+        if root.suffix.lower() not in SUFFIXES:
             raise DataError(f"files of type {root.suffix or 'no suffix'} can't be read", where=source.uri, remedy=kinds)
         return [root]
     for glob in (*source.include, *source.exclude):
@@ -77,7 +77,7 @@ def list_files(source: SourceSpec, root: Path) -> list[Path]:
         path
         for glob in source.include
         for path in root.glob(glob)
-        if path.suffix.lower() in _READERS and path not in excluded and path.is_file()
+        if path.suffix.lower() in SUFFIXES and path not in excluded and path.is_file()
     }
     files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
     if not files:
@@ -102,19 +102,20 @@ def read_file(path: Path, root: Path) -> Reading:
     """
     source = path.name if path == root else path.relative_to(root).as_posix()
     suffix = path.suffix.lower()
-    reader = _READERS.get(suffix)
     try:
-        if reader is None:
+        if suffix not in SUFFIXES:
             raise DataError(f"files of type {suffix or 'no suffix'} can't be read")
         if suffix in TABLES:
             return _read_table(path, source)
-        document = reader(path, source)
+        document = _READERS[suffix](path, source)
         if not document.text.strip():
             raise DataError("no text in it" + ("; a scan needs text recognition first" if suffix == ".pdf" else ""))
     except DataError as error:
         return Reading((), (Fault(str(path), None, error.what),))
     except OSError as error:
         return Reading((), (Fault(str(path), None, f"can't be opened: {error.strerror}"),))
+    except RecursionError:
+        return Reading((), (Fault(str(path), None, "nested too deeply"),))
     return Reading((document,))
 
 
@@ -159,7 +160,7 @@ def _read_html(path: Path, source: str) -> Document:
     from bs4 import BeautifulSoup
     from bs4.element import NavigableString, Tag
 
-    soup = BeautifulSoup(_decode(path), "lxml")
+    soup = BeautifulSoup(_decode(path), "html.parser")
     for unseen in soup(["script", "style", "template", "noscript", "nav", "svg"]):
         unseen.decompose()
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
@@ -248,13 +249,9 @@ def _read_table(path: Path, source: str) -> Reading:
     return Reading(tuple(documents), tuple(faults))
 
 
-def _unused(path: Path, source: str) -> Document:
-    raise AssertionError(f"{source}: tables are read row by row, not as one document ({path})")
-
-
 _READERS: dict[str, Callable[[Path, str], Document]] = {
     **dict.fromkeys((".txt", ".rst", ".md", ".markdown"), _read_text),
     **dict.fromkeys((".html", ".htm"), _read_html),
     ".pdf": _read_pdf,
-    **dict.fromkeys(TABLES, _unused),
 }
+SUFFIXES = frozenset(_READERS) | frozenset(TABLES)

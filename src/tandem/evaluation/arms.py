@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from tandem.models.prompts import PassageLike, build_messages
+from tandem.models.prompts import build_messages
 from tandem.specs.base import PromptSpec
 from tandem.specs.compare import RETRIEVING, TUNED, CompareSpec
 
@@ -14,12 +14,23 @@ Context = Literal["none", "retrieved", "gold"]
 Messages = list[dict[str, str]]
 
 
-class Retrieved(PassageLike, Protocol):
-    """A passage as the retriever gives it."""
+@dataclass(frozen=True)
+class Passage:
+    """A retrieved passage, as far as prompts, scores and the report need it.
 
-    @property
-    def id(self) -> str:
-        """Derived from the content of its chunk."""
+    Attributes:
+        id: Derived from the content of its chunk.
+        source: Its document.
+        section: Heading under which it stands there; may be empty.
+        score: The retriever's; comparable within one question only.
+        text: Verbatim.
+    """
+
+    id: str
+    source: str
+    section: str
+    score: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Prompt:
 def build_prompt(
     spec: PromptSpec,
     question: str,
-    passages: Sequence[Retrieved],
+    passages: Sequence[Passage],
     *,
     room: int,
     count: Callable[[Messages], int],
@@ -98,13 +109,15 @@ class Contexts:
         retrieved: By question id, best first.
         gold: By question id, from the gold document alone; empty unless the oracle is an arm.
         seconds: Wall time of retrieving for one question, on average.
+        index: What is known of the collection, for the lineage.
     """
 
-    retrieved: Mapping[str, Sequence[Any]]
-    gold: Mapping[str, Sequence[Any]]
+    retrieved: Mapping[str, Sequence[Passage]]
+    gold: Mapping[str, Sequence[Passage]]
     seconds: float
+    index: Mapping[str, Any]
 
-    def of(self, arm: Arm, question_id: str) -> Sequence[Any]:
+    def of(self, arm: Arm, question_id: str) -> Sequence[Passage]:
         """The passages that an arm may show for a question."""
         if arm.context == "none":
             return ()

@@ -24,6 +24,7 @@ class Dataset(Part):
     n: int = Field(description="questions asked")
     available: int = Field(description="questions in the file; more than n under a limit")
     quarantined: int = Field(description="rows of the file that couldn't be used")
+    leaked: int = Field(description="questions left out because an adapter was trained on them")
 
 
 class Latency(Part):

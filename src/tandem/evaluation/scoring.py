@@ -9,22 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.evaluation import metrics
-from tandem.evaluation.arms import Arm
+from tandem.evaluation.arms import Arm, Passage
 from tandem.evaluation.items import Answer
 
 if TYPE_CHECKING:
     from tandem.data.rows import QaRow
-
-
-@dataclass(frozen=True)
-class ShownPassage:
-    """A retrieved passage, as the report shows it."""
-
-    id: str
-    source: str
-    section: str
-    score: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ class ScoredItem:
     rouge_l: float
     recall_at_k: float | None
     answer_in_context: float | None
-    passages: tuple[ShownPassage, ...]
+    passages: tuple[Passage, ...]
     shown: int
     prompt_tokens: int
     completion_tokens: int
@@ -80,7 +69,7 @@ class ScoredItem:
     bleu_counts: tuple[int, ...]
 
 
-def score(arm: Arm, row: QaRow, answer: Answer, passages: Sequence[Any], retrieval_s: float) -> ScoredItem:
+def score(arm: Arm, row: QaRow, answer: Answer, passages: Sequence[Passage], retrieval_s: float) -> ScoredItem:
     """Score one answer.
 
     Args:
@@ -113,7 +102,7 @@ def score(arm: Arm, row: QaRow, answer: Answer, passages: Sequence[Any], retriev
         rouge_l=metrics.rouge_l(answer.prediction, row.answers),
         recall_at_k=recall_at_k,
         answer_in_context=in_context,
-        passages=tuple(ShownPassage(p.id, p.source, p.section, float(p.score), p.text) for p in passages),
+        passages=tuple(passages),
         shown=answer.shown,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,

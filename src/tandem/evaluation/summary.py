@@ -146,7 +146,7 @@ def notes(items: Items, spec: CompareSpec, quarantined: int) -> list[str]:
         cut = sum(item.finish_reason == "length" for item in scored)
         dropped = sum(item.shown < len(item.passages) for item in scored if item.failure is None)
         if failures:
-            said.append(f"{arm}: {failures} of {len(scored)} questions failed; they count as wrong.")
+            said.append(f"{arm}: {failures} of {len(scored)} questions failed, which counts as wrong.")
         if 10 * cut >= len(scored):
             said.append(f"{arm}: {cut} of {len(scored)} answers were cut off at {spec.max_tokens} tokens.")
         if dropped:

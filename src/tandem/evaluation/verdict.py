@@ -9,9 +9,12 @@ from tandem.evaluation.statistics import ALPHA, PairTest, smallest_p
 
 RULE = (
     "An arm wins if it is significantly better than every other candidate on the primary metric "
-    f"(paired tests, Holm-adjusted p < {ALPHA}). Else the best arm and all that it doesn't "
-    "significantly beat are tied, and the cheapest of them is named. oracle, which is given the gold documents, is a ceiling and no candidate."
+    f"(paired tests, Holm-adjusted p < {ALPHA}). Else the best arm and all that it doesn't significantly beat are "
+    "tied, and the cheapest of them is named. oracle, which is given the gold documents, is a ceiling and no candidate."
 )
+
+
+NOT_ENOUGH = "not enough data"
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,12 @@ def decide(candidates: Sequence[Candidate], pairs: Sequence[PairTest], *, metric
         return Verdict(best.name, (), None, reason + f"(largest adjusted {p_text(worst_p)}, {items} questions)")
     cheapest = min(tied, key=lambda arm: (arm.cost, -arm.score, arm.name)).name
     if len(pairs) * smallest_p(items) >= ALPHA:
-        reason = f"not enough data: on {items} questions no difference between {len(ranked)} arms could be significant"
+        reason = f"{NOT_ENOUGH}: on {items} questions no difference between {len(ranked)} arms could be significant"
     elif best.score == 0.0:
         reason = f"no arm answered anything right: {label} is 0 on all {items} questions"
     else:
         ends = f"{best.name} {best.score:.2f} to {tied[-1].name} {tied[-1].score:.2f}"
-        reason = f"no significant difference in {label} between {_join(names)} ({ends}, {items} questions)"
+        reason = f"no significant difference in {label} between {join(names)} ({ends}, {items} questions)"
         reason += f"; {cheapest} costs least"
     return Verdict(None, names, cheapest, reason)
 
@@ -89,7 +92,8 @@ def _beats(best: Candidate, other: Candidate, tests: Mapping[frozenset[str], Pai
     return best.score > other.score and tests[frozenset((best.name, other.name))].p_adjusted < ALPHA
 
 
-def _join(names: Sequence[str]) -> str:
+def join(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tandem.orchestrator.records import Job
+from tandem.orchestrator.resources import cpus_needed
 from tandem.orchestrator.states import RETRYABLE, UNREACHABLE, Observation, Reason, State, ending
 
 RETRY_BACKOFF_S = 5.0
@@ -77,20 +77,6 @@ class Change:
 Action = Start | Submit | Acknowledge | Stop | Change
 
 
-def cpus_needed(spec: Mapping[str, Any]) -> float:
-    """Logical CPUs that a job holds while it runs; its driver holds none.
-
-    Args:
-        spec: A canonical spec of kind index, finetune or compare.
-    """
-    if spec["kind"] == "finetune":
-        return float(spec["workers"]) * float(spec["cpus_per_worker"])
-    if spec["kind"] == "index":
-        # Reading and chunking hold one beside the actors that embed.
-        return float(spec["embedder"]["workers"]) + 1.0
-    return 1.0
-
-
 def decide(
     jobs: Sequence[Job], seen: Mapping[str, Observation], capacity: Capacity, policy: Policy, now: float
 ) -> list[Action]:
@@ -121,7 +107,9 @@ def decide(
         if job.stop_requested or job.not_before > now:
             continue
         if need > capacity.cpus:
-            message = f"asks for {need:g} CPUs, the cluster has {capacity.cpus:g} (fewer workers, or more `cpus` in the cluster file)"
+            message = (
+                f"asks for {need:g} CPUs, the cluster has {capacity.cpus:g} (use fewer workers, or a larger cluster)"
+            )
             actions.append(Change(job.id, State.FAILED, Reason.USER_ERROR, message))
             continue
         if held and held + need > min(capacity.for_jobs, capacity.cpus):

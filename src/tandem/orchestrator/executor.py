@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tandem.config.cluster import Cluster
-from tandem.errors import TandemError, UnreachableError
+from tandem.errors import AuthError, TandemError, UnreachableError
 from tandem.orchestrator.controller import Acknowledge, Action, Capacity, Change, Policy, Start, Stop, Submit, decide
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.ray_jobs import RayJobs
@@ -55,6 +56,7 @@ class Orchestrator:
         self._clock = clock
         self._copied_at: dict[str, float] = {}
         self.ray_reachable = False
+        self._problem = ""
 
     def files(self, job_id: str) -> JobFiles:
         """The folder of a job."""
@@ -67,8 +69,7 @@ class Orchestrator:
             What was decided.
         """
         jobs = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
-        cpus = self._ray.cpus()
-        self.ray_reachable = cpus is not None
+        cpus = self._cpus()
         seen: dict[str, Observation] = {}
         if self.ray_reachable:
             for job in jobs:
@@ -85,6 +86,18 @@ class Orchestrator:
                 # The next turn sees for itself what came of it.
                 logger.warning("%s: %s", action.job_id, error)
         return actions
+
+    def _cpus(self) -> float | None:
+        problem = ""
+        try:
+            cpus = self._ray.cpus()
+        except AuthError as error:
+            cpus, problem = None, str(error)
+        reachable = cpus is not None
+        if reachable != self.ray_reachable or problem != self._problem:
+            logger.info("Ray %s", "answers" if reachable else problem or "doesn't answer")
+        self.ray_reachable, self._problem = reachable, problem
+        return cpus
 
     def _observe(self, job: Job) -> Observation:
         seen = self._ray.observe(job.submission_id)
@@ -167,4 +180,3 @@ def describe(job: Job, files: JobFiles) -> dict[str, Any]:
 
 def _iso(seconds: float | None) -> str | None:
     return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-

@@ -23,6 +23,7 @@ class FakeRayJobs:
     down: bool = False
     total_cpus: float = 4.0
     entrypoints: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     submit_calls: list[str] = field(default_factory=list)
     printed: dict[str, str] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class FakeRayJobs:
     def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
         """See `RayJobs.submit`."""
         self.submit_calls.append(submission_id)
+        self.metadata[submission_id] = dict(metadata)
         self._check()
         if submission_id not in self._seen:
             self.entrypoints[submission_id] = entrypoint

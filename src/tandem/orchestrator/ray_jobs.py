@@ -45,7 +45,11 @@ class RayJobs(Protocol):
         """All that the driver has printed so far, or None where Ray can't say."""
 
     def cpus(self) -> float | None:
-        """Logical CPUs of all nodes that live, or None where Ray doesn't answer."""
+        """Logical CPUs of all nodes that live, or None where Ray doesn't answer.
+
+        Raises:
+            AuthError: It answers, and refuses our token.
+        """
 
 
 class HttpRayJobs:
@@ -115,6 +119,8 @@ class HttpRayJobs:
         """See `RayJobs.cpus`."""
         try:
             response = self.call("GET", "/nodes", params={"view": "summary"})
+        except AuthError:
+            raise
         except UnreachableError:
             return None
         if not response.is_success:

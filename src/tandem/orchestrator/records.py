@@ -14,13 +14,15 @@ from typing import Any
 
 from sqlalchemy import Boolean, Float, ForeignKey, Integer, String, Text, UniqueConstraint, create_engine, event, select
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from tandem.errors import NotFoundError
+from tandem.errors import NotFoundError, TandemError
 from tandem.orchestrator.identity import again_id, job_id
 from tandem.orchestrator.states import NEXT, Reason, State
 
 BUSY_TIMEOUT_S = 15
+SUBMIT_TRIES = 20
 
 
 class Base(DeclarativeBase):
@@ -131,6 +133,15 @@ class Records:
         Returns:
             The job, and whether it is new.
         """
+        for _ in range(SUBMIT_TRIES):
+            try:
+                return self._submit(kind, name, spec, again=again)
+            except IntegrityError:
+                # Somebody else took this id between our look and our write: look again.
+                continue
+        raise TandemError(f"job {name}: too many submissions at the same time", remedy="submit it again")
+
+    def _submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool) -> tuple[Job, bool]:
         identifier = job_id(kind, name, spec)
         with Session(self._engine) as session, session.begin():
             taken = set(session.scalars(select(JobRow.id).where(JobRow.name == name)))
@@ -160,7 +171,12 @@ class Records:
             return _job(self._find(session, identifier))
 
     def find(
-        self, *, states: Sequence[State] = (), name: str | None = None, kind: str | None = None, limit: int | None = None
+        self,
+        *,
+        states: Sequence[State] = (),
+        name: str | None = None,
+        kind: str | None = None,
+        limit: int | None = None,
     ) -> list[Job]:
         """Jobs in the order of their submission; with a limit, the latest so many."""
         query = select(JobRow).order_by(JobRow.seq.desc())
@@ -186,7 +202,8 @@ class Records:
         """Every attempt of a job, oldest first."""
         fields = ("number", "submission_id", "reason", "message", "exit_code", "submitted_at", "ended_at")
         with Session(self._engine) as session:
-            rows = session.scalars(select(AttemptRow).where(AttemptRow.job_id == identifier).order_by(AttemptRow.number))
+            query = select(AttemptRow).where(AttemptRow.job_id == identifier).order_by(AttemptRow.number)
+            rows = session.scalars(query)
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def request_stop(self, identifier: str) -> Job:
@@ -219,7 +236,14 @@ class Records:
             self._find(session, identifier).acknowledged = True
 
     def change(
-        self, identifier: str, state: State, reason: Reason, message: str = "", *, not_before: float = 0.0, exit_code: int | None = None
+        self,
+        identifier: str,
+        state: State,
+        reason: Reason,
+        message: str = "",
+        *,
+        not_before: float = 0.0,
+        exit_code: int | None = None,
     ) -> Job:
         """Move a job to another state; an attempt that holds resources ends when its job leaves the active states.
 

@@ -104,7 +104,9 @@ NODE_LOST_TYPES = frozenset(
         "WorkerGroupStartupTimeoutError",
     }
 )
-USER_ERROR_TYPES = frozenset({"InputError", "SpecError", "InvalidSpecError", "DataError", "ModelError", "NotFoundError"})
+USER_ERROR_TYPES = frozenset(
+    {"InputError", "SpecError", "InvalidSpecError", "DataError", "ModelError", "NotFoundError"}
+)
 START_FAILED_TYPES = frozenset(
     {
         "RUNTIME_ENV_SETUP_FAILURE",
@@ -159,20 +161,25 @@ def ending(seen: Observation) -> tuple[State, Reason, str]:
         return State.FAILED, _reason_of_error(seen.error), _line(error_line(seen.error))
     if seen.status == "STOPPED":
         return State.STOPPED, Reason.STOPPED, "stopped"
-    if seen.status == "MISSING":
-        return State.FAILED, Reason.HEAD_LOST, "the Ray head was restarted and has forgotten the job"
-    if seen.status == "SUCCEEDED":
-        return State.FAILED, Reason.NO_RESULT, "the driver ended without an error and without a result"
+    return State.FAILED, *_silent_ending(seen)
+
+
+def _silent_ending(seen: Observation) -> tuple[Reason, str]:
+    """Why an attempt ended that wrote neither a result nor an error."""
     message = _line(seen.message or "")
-    if seen.error_type in START_FAILED_TYPES:
-        return State.FAILED, Reason.START_FAILED, message
-    if seen.error_type is not None and seen.error_type.startswith("JOB_SUPERVISOR_ACTOR"):
-        return State.FAILED, Reason.NODE_LOST, message
-    if seen.exit_code is not None and seen.exit_code < 0:
-        return State.FAILED, Reason.DRIVER_DIED, f"the driver was killed by signal {-seen.exit_code}"
-    if seen.exit_code == 2:
-        return State.FAILED, Reason.USER_ERROR, message
-    return State.FAILED, Reason.JOB_ERROR, message
+    kind = seen.error_type or ""
+    reason = Reason.USER_ERROR if seen.exit_code == 2 else Reason.JOB_ERROR
+    if seen.status == "MISSING":
+        reason, message = Reason.HEAD_LOST, "the Ray head was restarted and has forgotten the job"
+    elif seen.status == "SUCCEEDED":
+        reason, message = Reason.NO_RESULT, "the driver ended without an error and without a result"
+    elif kind in START_FAILED_TYPES:
+        reason = Reason.START_FAILED
+    elif kind.startswith("JOB_SUPERVISOR_ACTOR"):
+        reason = Reason.NODE_LOST
+    elif seen.exit_code is not None and seen.exit_code < 0:
+        reason, message = Reason.DRIVER_DIED, f"the driver was killed by signal {-seen.exit_code}"
+    return reason, message
 
 
 def error_line(error: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tandem.specs.base import Name, PromptSpec, Spec, Uri
+from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
 
 ArmName = Literal["base", "rag", "tuned", "tuned_rag", "raft", "oracle"]
 RETRIEVING: frozenset[str] = frozenset({"rag", "tuned_rag", "raft"})
@@ -46,6 +46,7 @@ class CompareSpec(Spec):
     prompt: PromptSpec = PromptSpec()
     max_tokens: int = Field(48, ge=1, description="tokens of an answer, at most")
     engine: EngineSpec = EngineSpec()
+    max_quarantined: Fraction = Field(0.01, description="fail when more than this share of the questions is unusable")
     limit: int | None = Field(None, ge=1, description="only so many questions, chosen by hash")
     slices: tuple[str, ...] = Field((), description="columns of the questions by which the figures are also split")
     primary: Literal["em", "f1"] = Field("em", description="the metric of the verdict")

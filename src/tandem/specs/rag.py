@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tandem.specs.base import Name, PromptSpec, Spec, Uri
 from tandem.specs.compare import EngineSpec
+
+BASE_MODEL = "base"  # the base model's name in requests
 
 
 class AdapterSpec(Spec):
@@ -31,6 +33,12 @@ class AutoscalingSpec(Spec):
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(1, ge=1)
     target_ongoing_requests: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AutoscalingSpec:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        return self
 
 
 class LimitSpec(Spec):
@@ -61,3 +69,16 @@ class RagSpec(Spec):
     autoscaling: AutoscalingSpec = AutoscalingSpec()
     limits: LimitSpec = LimitSpec()
     api_keys: str | None = Field(None, description="JSON file of {sha256 of key: tenant}; default: the cluster's own")
+
+    @model_validator(mode="after")
+    def _models_are_told_apart(self) -> RagSpec:
+        adapters = [adapter.name for adapter in self.adapters]
+        taken = {self.name, BASE_MODEL}
+        for name in adapters:
+            if name in taken:
+                raise ValueError(f"adapters: {name!r} already names another model here")
+            taken.add(name)
+        if self.default_model not in {None, BASE_MODEL, *adapters}:
+            known = ", ".join([BASE_MODEL, *adapters])
+            raise ValueError(f"default_model: {self.default_model!r} is none of {known}")
+        return self

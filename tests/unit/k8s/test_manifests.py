@@ -8,6 +8,7 @@ import importlib.metadata
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tandem.config.cluster import Cluster
+from tandem.orchestrator.settings import ServerSettings
 from tests.unit.k8s import kustomize, structural
 
 ROOT = Path(__file__).parents[3]
@@ -299,7 +302,7 @@ def test_every_pod_fits_the_restricted_pod_security_standard_and_is_bounded(fold
 
 def test_secrets_are_named_and_never_written_down() -> None:
     assert [r["kind"] for r in built("base") if r["kind"] == "Secret"] == []
-    readme = (ROOT / "k8s" / "README.md").read_text()
+    guide = (ROOT / "docs" / "kubernetes.md").read_text()
     wanted: set[str] = set()
     for template in pod_templates("base").values():
         wanted |= {v["secret"]["secretName"] for v in template["spec"].get("volumes", []) if "secret" in v}
@@ -309,7 +312,7 @@ def test_secrets_are_named_and_never_written_down() -> None:
                     wanted.add(variable["valueFrom"]["secretKeyRef"]["name"])
     wanted.add(resource("RayCluster", "tandem")["spec"]["authOptions"]["secretName"])
     assert wanted == {"tandem-ray", "tandem-qdrant", "tandem-api-keys"}
-    assert all(f"`{name}`" in readme for name in wanted)
+    assert all(f"`{name}`" in guide for name in wanted)
 
 
 def test_ray_authenticates_by_token_everywhere() -> None:
@@ -332,16 +335,28 @@ def test_the_gpu_overlay_gives_a_gpu_to_each_worker_and_each_replica_but_to_no_h
     }
 
 
-def test_the_cluster_file_is_one_that_tandem_reads_and_its_hosts_are_services(tmp_path: Path) -> None:
-    from tandem.config.cluster import Cluster
+def cluster_files(folder: Path) -> tuple[Cluster, ServerSettings]:
+    for name, text in resource("ConfigMap", "tandem-cluster")["data"].items():
+        (folder / name).write_text(text)
+    return Cluster.load(folder), ServerSettings.load(folder / "server.json")
 
-    (tmp_path / "cluster.json").write_text(resource("ConfigMap", "tandem-cluster")["data"]["cluster.json"])
-    cluster = Cluster.load(tmp_path)
+
+def test_jobs_and_server_are_told_of_the_same_cluster(tmp_path: Path) -> None:
+    cluster, settings = cluster_files(tmp_path)
     assert not cluster.local
-    assert cluster.storage == Path("/tandem")
-    services = {r["metadata"]["name"] for r in built("base") if r["kind"] == "Service"}
-    made_by_kuberay = {"tandem-head-svc", "tandem-rag-serve-svc"}
+    assert replace(settings.cluster, server_url=cluster.server_url) == cluster
+    assert settings.cluster.server_url == "http://0.0.0.0:8400"
+
+
+def test_every_host_in_the_cluster_file_is_a_service_and_every_path_is_mounted(tmp_path: Path) -> None:
+    cluster, _ = cluster_files(tmp_path)
     urls = [cluster.dashboard_url, cluster.server_url, cluster.endpoint_url, str(cluster.qdrant_url)]
-    hosts = {url.split("//")[1].split(".")[0] for url in urls} | {cluster.ray_address.split(".")[0]}
-    assert hosts == {"tandem-head-svc", "tandem-rag-serve-svc", "tandem-server", "qdrant"}
-    assert hosts - made_by_kuberay <= services
+    hosts = {url.split("//")[1].split(".")[0] for url in urls}
+    made_by_kuberay = {"tandem-head-svc", "tandem-rag-serve-svc"}
+    assert hosts - made_by_kuberay <= {r["metadata"]["name"] for r in built("base") if r["kind"] == "Service"}
+    server = pod_templates("base")["Deployment/tandem-server"]["spec"]["containers"][0]
+    mounts = [mount["mountPath"] for mount in server["volumeMounts"]]
+    database = cluster.database_url.removeprefix("sqlite:///")
+    for path in [str(cluster.storage), str(cluster.ray_token_file), str(cluster.api_key_file), database]:
+        assert any(path.startswith(mount) for mount in mounts), path
+    assert str(cluster.qdrant_api_key_env) in {v["name"] for v in head(resource("RayCluster", "tandem"))["env"]}

@@ -47,7 +47,9 @@ def engine_options(spec: EngineSpec, adapters: Mapping[str, Path], *, dtype: Dty
     if adapters:
         options |= {
             "enable_lora": True,
-            "max_loras": min(len(adapters), MAX_ADAPTERS_IN_BATCH),
+            # On CPU vLLM 0.32 indexes its slots with -1 for requests without an adapter, and so gave them the last
+            # slot's: one slot more than there are adapters keeps that one empty. Its GPU kernels skip them.
+            "max_loras": min(len(adapters), MAX_ADAPTERS_IN_BATCH) if on_gpu else len(adapters) + 1,
             "max_lora_rank": lora_rank(adapters),
         }
     return options

@@ -1,0 +1,107 @@
+"""``tandem compare``: its steps one behind the other, each a job that is not run twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tandem.cli.follow import read_report, submit_and_follow
+from tandem.cli.output import note
+from tandem.errors import DataError, InvalidSpecError, NotFoundError, SpecError
+
+if TYPE_CHECKING:
+    from tandem.cli.client import Client
+    from tandem.data.rows import QaRow
+    from tandem.orchestrator.compare_flow import CompareOptions
+
+MAX_QUARANTINED = 0.01
+DEPLOY_TIMEOUT_S = 600.0
+Report = tuple[dict[str, Any], Path]
+
+
+def compare_spec(file: Path, overrides: list[str], *, connect: Callable[[], Client]) -> Report:
+    """Run a compare spec to its end.
+
+    Returns:
+        Its report, and the folder of the report's files.
+    """
+    from tandem.cli.spec_commands import load_job
+
+    spec = load_job(file, overrides)
+    if spec["kind"] != "compare":
+        raise SpecError(
+            f"a spec of kind {spec['kind']!r} compares nothing", where=str(file), remedy="`tandem submit` runs it"
+        )
+    return read_report(submit_and_follow(connect(), spec, "comparing"))
+
+
+def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect: Callable[[], Client]) -> Report:
+    """Index, train, compare and deploy, from documents and questions alone.
+
+    Args:
+        docs: The folder of documents.
+        qa: Questions and answers.
+        options: What the person chose.
+        connect: Makes the client; called once the inputs have been checked.
+
+    Returns:
+        The report, and the folder of the report's files.
+    """
+    from tandem.artifacts.manifest import read_manifest
+    from tandem.data.rows import read_qa
+    from tandem.orchestrator.compare_flow import plan_compare
+    from tandem.orchestrator.local import cores
+    from tandem.orchestrator.preflight import missing_inputs
+
+    docs, qa = docs.expanduser().absolute(), qa.expanduser().absolute()
+    if not docs.is_dir():
+        raise NotFoundError("no such folder of documents", where=str(docs), remedy="check --docs")
+    if not qa.is_file():
+        raise NotFoundError("no such file of questions", where=str(qa), remedy="check --qa")
+    client = connect()
+    storage = client.cluster.storage
+    rows = read_qa(qa, quarantine=storage / "compare" / "quarantine.jsonl", max_quarantined=MAX_QUARANTINED)
+    plan = plan_compare(docs, rows, options, storage=storage, cpus=cores())
+    if faults := missing_inputs(plan.index.canonical(), where="--docs"):
+        raise InvalidSpecError(faults)
+    _write_rows(plan.train_path, plan.train)
+    _write_rows(plan.eval_path, plan.eval)
+    inputs = plan.eval_path.parent / "inputs.json"
+    fingerprint = plan.fingerprint(_documents(docs))
+    # The specs name the files, not what is in them: when that has changed, every step runs anew.
+    again = inputs.exists() and json.loads(inputs.read_text())["sha256"] != fingerprint
+    note(f"{len(plan.train)} questions to train on, {len(plan.eval)} held out; {plan.eval_path.parent}")
+    submit_and_follow(client, plan.index.canonical(), "indexing", again=again)
+    adapter = plan.adapter
+    if plan.finetune is not None:
+        result = submit_and_follow(client, plan.finetune.canonical(), "training", again=again)
+        manifest = read_manifest(Path(result["artifact"]))
+        adapter = f"artifact:{manifest.name}@{manifest.id}"
+    result = submit_and_follow(client, plan.compare(adapter).canonical(), "comparing", again=again)
+    inputs.write_text(json.dumps({"sha256": fingerprint}) + "\n")
+    if options.deploy:
+        from tandem.cli.serving import deploy_and_wait
+
+        note("deploying")
+        (app,) = deploy_and_wait(client, plan.serve_config(adapter), timeout_s=DEPLOY_TIMEOUT_S)
+        note(f'{app["url"]}/v1 answers; `tandem ask --app {plan.name} "…"`')
+    return read_report(result)
+
+
+def _documents(docs: Path) -> list[tuple[str, int, int]]:
+    found = [(path, path.stat()) for path in docs.rglob("*") if path.is_file()]
+    return [(str(path.relative_to(docs)), seen.st_size, seen.st_mtime_ns) for path, seen in found]
+
+
+def _write_rows(path: Path, rows: Sequence[QaRow]) -> None:
+    from tandem.orchestrator.compare_flow import row_line
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text("".join(row_line(row) for row in rows))
+    except OSError as error:
+        raise DataError(f"can't be written: {error.strerror}", where=str(path)) from None
+    partial.replace(path)

@@ -1,0 +1,76 @@
+"""``tandem compare`` and ``tandem demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tandem.cli.output import note, print_json
+from tandem.cli.spec_commands import Json, Overrides
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for command in (compare, demo):
+        app.command()(command)
+
+
+def compare(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A spec of kind compare.")] = None,
+    overrides: Overrides = None,
+    docs: Annotated[Path | None, typer.Option(help="A folder of documents, instead of a file.")] = None,
+    qa: Annotated[Path | None, typer.Option(help="Questions and answers: JSONL, CSV or Parquet.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="URI", help="Compare this adapter instead of training one.")
+    ] = None,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Compare base and rag alone.")] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Of the collection, jobs and application; default: the folder's.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="URI", help="The base model; default: SmolLM2-135M-Instruct.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None,
+    no_deploy: Annotated[bool, typer.Option("--no-deploy", help="Don't serve what was compared.")] = False,
+    json: Json = False,
+) -> None:
+    """Find out which strategy wins on your questions: retrieval, fine-tuning, or both."""
+    from tandem.cli.client import Client
+    from tandem.cli.compare import compare_documents, compare_spec
+    from tandem.cli.follow import print_report
+    from tandem.errors import InputError
+    from tandem.orchestrator.compare_flow import CompareOptions
+
+    if file is not None and (docs or qa):
+        raise InputError("give a FILE, or --docs and --qa, not both")
+    if file is not None:
+        report, folder = compare_spec(file, overrides or [], connect=Client.connect)
+    elif docs is not None and qa is not None:
+        if adapter is not None and no_train:
+            raise InputError("--adapter and --no-train exclude each other")
+        options = CompareOptions(
+            name=name,
+            model=model,
+            adapter=adapter,
+            train=not no_train and adapter is None,
+            max_steps=max_steps,
+            deploy=not no_deploy,
+        )
+        report, folder = compare_documents(docs, qa, options, connect=Client.connect)
+    else:
+        raise InputError("nothing to compare", remedy="give a FILE, or --docs DIR and --qa FILE")
+    if json:
+        print_json(report)
+        return
+    print_report(report)
+    note(f"report: {folder / 'report.html'}")
+
+
+def demo() -> None:
+    """Tell the whole story on real models and documents; ends with the verdict."""
+    import importlib
+
+    story: Any = importlib.import_module("tandem.demo.story")
+    story.run()

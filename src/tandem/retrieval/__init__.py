@@ -1,0 +1,1 @@
+"""The vector store, and the way from documents into it and from questions to passages."""

@@ -1,0 +1,159 @@
+"""One Ray actor owns the embedded store; jobs and replicas reach it by name.
+
+It is detached and restarted without end: killed under writes it comes back with every acknowledged point, and callers
+wait meanwhile instead of failing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tandem.errors import StoreError, TandemError, UnreachableError
+from tandem.retrieval.store import Filter, Hit, Page, Point, Query, VectorStore
+
+if TYPE_CHECKING:
+    from tandem.config.cluster import Cluster
+
+NAME = "tandem-store"
+NAMESPACE = "tandem"
+INDEX = "index"
+CALL_TIMEOUT_S = (
+    300  # a call waits through a restart of the actor; building the graph of a large collection takes longest
+)
+QDRANT_TIMEOUT_S = 60
+_UPSERT_BATCH = 512  # points in one call
+# A thread of its own: questions are answered while a graph is built.
+_MAINTENANCE = "maintenance"
+
+
+class ActorStore:
+    """A `VectorStore` whose every call goes to the actor.
+
+    Args:
+        actor: The handle.
+        timeout_s: Seconds that one call may take.
+    """
+
+    def __init__(self, actor: Any, timeout_s: float) -> None:
+        self._actor = actor
+        self._timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        return f"ActorStore({NAME!r})"
+
+    def create_collection(self, collection: str, *, dimension: int, sparse: bool) -> None:
+        """Make a collection; nothing happens if it is there with the same shape."""
+        self._call("create_collection", collection, dimension=dimension, sparse=sparse)
+
+    def drop_collection(self, collection: str) -> None:
+        """Delete a collection with all that it holds."""
+        self._call("drop_collection", collection)
+
+    def collections(self) -> list[str]:
+        """The names of the collections, sorted."""
+        names: list[str] = self._call("collections")
+        return names
+
+    def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points, in place of those with the same ids; when it returns they are durable."""
+        for begin in range(0, max(len(points), 1), _UPSERT_BATCH):
+            self._call("upsert", collection, list(points[begin : begin + _UPSERT_BATCH]))
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        """Delete points; ids that aren't there don't matter."""
+        self._call("delete", collection, list(ids))
+
+    def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
+        """The best hits of each query, best first, equal scores by id; in the order of the queries."""
+        hits: list[list[Hit]] = self._call("search", collection, list(queries))
+        return hits
+
+    def scroll(self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None) -> Page:
+        """One page of all records, in the order of their ids."""
+        page: Page = self._call("scroll", collection, fields=list(fields), limit=limit, offset=offset)
+        return page
+
+    def count(self, collection: str, *, tenant: str | None, filter: Filter | None) -> int:
+        """How many points a search with this tenant and filter can see."""
+        return int(self._call("count", collection, tenant=tenant, filter=filter))
+
+    def optimize(self, collection: str) -> None:
+        """Build the graph; returns when it is built."""
+        self._call("optimize", collection, group=_MAINTENANCE)
+
+    def close(self) -> None:
+        """Nothing to let go of: the actor stays for others."""
+
+    def _call(self, method: str, *args: Any, group: str | None = None, **kwargs: Any) -> Any:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+        remote = getattr(self._actor, method)
+        if group is not None:
+            remote = remote.options(concurrency_group=group)
+        try:
+            return ray.get(remote.remote(*args, **kwargs), timeout=self._timeout_s)
+        except RayTaskError as error:
+            # Ray's wrapper carries the actor's traceback in its text; a person needs the cause alone.
+            if isinstance(error.cause, TandemError):
+                raise error.cause from error
+            raise StoreError(f"{method}: {error.cause}", where=f"actor {NAME}") from error
+        except (GetTimeoutError, RayActorError) as error:
+            raise UnreachableError(
+                f"{method}: no answer from the store in {self._timeout_s:g} s"
+                if isinstance(error, GetTimeoutError)
+                else f"{method}: the store's actor is gone",
+                where=f"actor {NAME}",
+                remedy="look at the actor's log in the Ray dashboard",
+            ) from error
+
+
+def connect(cluster: Cluster) -> VectorStore:
+    """The cluster's store: its Qdrant server if it names one, else the actor, started if it isn't there.
+
+    Args:
+        cluster: Names the server and the storage folder; for the actor this process must be connected to Ray.
+
+    Raises:
+        StoreError: The variable that should hold the server's key isn't set.
+        UnreachableError: Ray isn't connected.
+    """
+    if cluster.qdrant_url is not None:
+        from tandem.retrieval.qdrant import QdrantStore
+
+        key = None
+        if cluster.qdrant_api_key_env is not None:
+            key = os.environ.get(cluster.qdrant_api_key_env)
+            if not key:
+                raise StoreError(
+                    f"${cluster.qdrant_api_key_env} isn't set, and Qdrant's key should be in it",
+                    where=cluster.qdrant_url,
+                )
+        return QdrantStore(cluster.qdrant_url, key, QDRANT_TIMEOUT_S)
+    return ActorStore(_actor(cluster.storage / INDEX), CALL_TIMEOUT_S)
+
+
+def _actor(folder: Path) -> Any:
+    import ray
+
+    from tandem.retrieval.embedded import EdgeStore
+
+    if not ray.is_initialized():
+        raise UnreachableError("this process isn't connected to Ray", remedy="connect with ray.init() first")
+    # Two that start it at once get the same one: the name is taken by the first.
+    return (
+        ray.remote(concurrency_groups={_MAINTENANCE: 1})(EdgeStore)
+        .options(
+            name=NAME,
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            max_restarts=-1,
+            max_task_retries=-1,
+            num_cpus=0,
+        )
+        .remote(folder)
+    )

@@ -1,0 +1,268 @@
+"""The embedded store: Qdrant's engine in this process, one shard per collection in a folder of its own.
+
+A folder has one owner at a time: its write-ahead log is locked. In a cluster the owner is the actor of `actor.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import InputError, StoreError
+from tandem.retrieval import store as contract
+from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
+
+_SHAPE = "collection.json"  # written last: without it a collection isn't there
+_SHARD = "shard"
+
+
+class EdgeStore:
+    """A `VectorStore` on `qdrant-edge-py`; safe to call from several threads.
+
+    Args:
+        folder: Where the collections lie; made if it isn't there.
+
+    Raises:
+        StoreError: Another process has it open, or a shard can't be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._shards: dict[str, Any] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for shape in sorted(folder.glob(f"*/{_SHAPE}")):
+            self._shards[shape.parent.name] = self._load(shape.parent)
+
+    def __repr__(self) -> str:
+        return f"EdgeStore({str(self._folder)!r}, collections={self.collections()})"
+
+    def create_collection(self, collection: str, *, dimension: int, sparse: bool) -> None:
+        """Make a collection; nothing happens if it is there with the same shape."""
+        from qdrant_edge import EdgeShard, KeywordIndexParams, UpdateOperation
+
+        wanted = {"dimension": dimension, "sparse": sparse}
+        with self._lock:
+            folder = self._folder / collection
+            if collection in self._shards:
+                check_shape(json.loads((folder / _SHAPE).read_text()), wanted, collection, str(folder))
+                return
+            # Without its shape this is the remains of a creation that was cut short.
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / _SHARD).mkdir(parents=True)
+            with _translated(self._where(collection)):
+                shard = EdgeShard.create(str(folder / _SHARD), _config(dimension, sparse))
+                for field in contract.INDEXED_FIELDS:
+                    params = KeywordIndexParams(is_tenant=field == TENANT)
+                    shard.update(UpdateOperation.create_field_index(field, params))
+                shard.flush()
+            partial = folder / (_SHAPE + ".partial")
+            partial.write_text(json.dumps(wanted))
+            partial.replace(folder / _SHAPE)
+            self._shards[collection] = shard
+
+    def drop_collection(self, collection: str) -> None:
+        """Delete a collection with all that it holds."""
+        with self._lock:
+            shard = self._shard(collection)
+            # The shape goes first: if the rest is cut short, the collection is gone all the same.
+            (self._folder / collection / _SHAPE).unlink()
+            del self._shards[collection]
+            with _translated(self._where(collection)):
+                shard.close()
+            shutil.rmtree(self._folder / collection)
+
+    def collections(self) -> list[str]:
+        """The names of the collections, sorted."""
+        with self._lock:
+            return sorted(self._shards)
+
+    def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points, in place of those with the same ids; the write-ahead log makes them durable."""
+        from qdrant_edge import Point as EdgePoint
+        from qdrant_edge import SparseVector as EdgeSparse
+        from qdrant_edge import UpdateOperation
+
+        shard = self._shard(collection)
+        if not points:
+            return
+        rows = []
+        for point in points:
+            vectors: dict[str, Any] = {DENSE: point.vector}
+            if point.sparse is not None:
+                vectors[SPARSE] = EdgeSparse(point.sparse.indices, point.sparse.values)
+            rows.append((point.id, vectors, point.payload))
+        with _translated(self._where(collection)):
+            shard.update(UpdateOperation.upsert_points([EdgePoint(*row) for row in rows]))
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        """Delete points; ids that aren't there don't matter."""
+        from qdrant_edge import UpdateOperation
+
+        shard = self._shard(collection)
+        if not ids:
+            return
+        with _translated(self._where(collection)):
+            shard.update(UpdateOperation.delete_points(list(ids)))
+
+    def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
+        """The best hits of each query, best first, equal scores by id; in the order of the queries."""
+        from qdrant_edge import QueryBatchRequest
+
+        shard = self._shard(collection)
+        asked = [number for number, query in enumerate(queries) if contract.branches(query)]
+        hits: list[list[Hit]] = [[] for _ in queries]
+        if asked:
+            with _translated(self._where(collection)):
+                answers = shard.query_batch(QueryBatchRequest([_request(queries[number]) for number in asked]))
+            for number, found in zip(asked, answers, strict=True):
+                plain = [Hit(str(point.id), float(point.score), point.payload or {}) for point in found]
+                hits[number] = contract.ordered(plain, queries[number].top_k)
+        return hits
+
+    def scroll(self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None) -> Page:
+        """One page of all records, in the order of their ids."""
+        from qdrant_edge import ScrollRequest
+
+        request = ScrollRequest(limit=limit, offset=offset, with_payload=list(fields) if fields else False)
+        shard = self._shard(collection)
+        with _translated(self._where(collection)):
+            points, following = shard.scroll(request)
+        records = tuple(Record(str(point.id), point.payload or {}) for point in points)
+        return Page(records, None if following is None else str(following))
+
+    def count(self, collection: str, *, tenant: str | None, filter: Filter | None) -> int:
+        """How many points a search with this tenant and filter can see."""
+        from qdrant_edge import CountRequest
+
+        shard = self._shard(collection)
+        with _translated(self._where(collection)):
+            return int(shard.count(CountRequest(exact=True, filter=_filter(tenant, filter))))
+
+    def optimize(self, collection: str) -> None:
+        """Build the graph: without it every search looks at every point."""
+        shard = self._shard(collection)
+        with _translated(self._where(collection)):
+            shard.optimize()
+            shard.flush()
+
+    def close(self) -> None:
+        """Flush and let go of the folder."""
+        with self._lock:
+            for name in list(self._shards):
+                with _translated(self._where(name)):
+                    self._shards.pop(name).close()
+
+    def _load(self, folder: Path) -> Any:
+        from qdrant_edge import EdgeShard
+
+        try:
+            return EdgeShard.load(str(folder / _SHARD))
+        # The engine raises plain Exception for everything.
+        except Exception as error:
+            for shard in self._shards.values():
+                shard.close()
+            raise StoreError(
+                f"the collection can't be opened: {error}",
+                where=str(folder),
+                remedy="one process owns an index at a time: is another one running on it?",
+            ) from error
+
+    def _shard(self, collection: str) -> Any:
+        with self._lock:
+            if collection not in self._shards:
+                raise contract.no_such_collection(collection, self.collections(), str(self._folder))
+            return self._shards[collection]
+
+    def _where(self, collection: str) -> str:
+        return f"collection {collection} in {self._folder}"
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    try:
+        yield
+    # The engine raises plain Exception for everything.
+    except Exception as error:
+        raise StoreError(str(error), where=where) from error
+
+
+def check_shape(found: dict[str, Any], wanted: dict[str, Any], collection: str, where: str) -> None:
+    """Refuse to write vectors of one shape into a collection of another.
+
+    Raises:
+        InputError: The shapes differ.
+    """
+    if found != wanted:
+        has, needs = (
+            f"{s['dimension']} dimensions {'and' if s['sparse'] else 'without'} sparse" for s in (found, wanted)
+        )
+        raise InputError(
+            f"the collection {collection!r} has vectors of {has}, not of {needs}",
+            where=where,
+            remedy="give another `collection`, or the embedder and `sparse` that made it",
+        )
+
+
+def _config(dimension: int, sparse: bool) -> Any:
+    from qdrant_edge import Distance, EdgeConfig, EdgeSparseVectorParams, EdgeVectorParams, HnswIndexConfig, Modifier
+
+    return EdgeConfig(
+        vectors={DENSE: EdgeVectorParams(size=dimension, distance=Distance.Cosine)},
+        sparse_vectors={SPARSE: EdgeSparseVectorParams(modifier=Modifier.Idf)} if sparse else None,
+        hnsw_config=HnswIndexConfig(
+            m=contract.HNSW_M, ef_construct=contract.HNSW_EF_CONSTRUCT, full_scan_threshold=10_000
+        ),
+    )
+
+
+def _request(query: Query) -> Any:
+    from qdrant_edge import Fusion, Prefetch, QueryRequest, SearchParams
+    from qdrant_edge import Query as EdgeQuery
+    from qdrant_edge import SparseVector as EdgeSparse
+
+    visible = _filter(query.tenant, query.filter)
+    limit = query.top_k + contract.TIE_MARGIN
+    nearest: dict[str, Any] = {}
+    for branch in contract.branches(query):
+        if branch == DENSE:
+            nearest[DENSE] = EdgeQuery.Nearest(query.vector, using=DENSE)
+        elif query.sparse is not None:
+            terms = EdgeSparse(query.sparse.indices, query.sparse.values)
+            nearest[SPARSE] = EdgeQuery.Nearest(terms, using=SPARSE)
+    params = SearchParams(hnsw_ef=contract.HNSW_EF)
+    if len(nearest) == 1:
+        ((name, only),) = nearest.items()
+        return QueryRequest(
+            limit=limit, query=only, filter=visible, with_payload=True, params=params if name == DENSE else None
+        )
+    # The filter stands on every branch: a fusion must never see another tenant's point, not even as a candidate.
+    prefetches = [
+        Prefetch(
+            limit=contract.prefetch_limit(query.top_k),
+            query=branch,
+            filter=visible,
+            params=params if name == DENSE else None,
+        )
+        for name, branch in nearest.items()
+    ]
+    fusion: Any = Fusion.Rrf(k=contract.RRF_K)  # the stubs don't know that it is a Fusion
+    return QueryRequest(limit=limit, query=fusion, prefetches=prefetches, filter=visible, with_payload=True)
+
+
+def _filter(tenant: str | None, fields: Filter | None) -> Any:
+    from qdrant_edge import FieldCondition, IsEmptyCondition, MatchAny, MatchValue
+    from qdrant_edge import Filter as EdgeFilter
+
+    must: list[Any] = []
+    if tenant is not None:
+        own = FieldCondition(TENANT, MatchValue(tenant))
+        must.append(EdgeFilter(should=[own, IsEmptyCondition(TENANT)]))
+    for key, value in (fields or {}).items():
+        must.append(FieldCondition(key, MatchAny(value) if isinstance(value, list) else MatchValue(value)))
+    return EdgeFilter(must=must) if must else None

@@ -1,0 +1,218 @@
+"""The parts of an index job that run inside Ray Data: read and chunk, embed and write. Plain functions on plain rows.
+
+Rows between the stages have three columns of text, `kind`, `id` and `data` (JSON): one schema for chunks of any
+metadata, for documents and for faults.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tandem.data.documents import Document, list_files, read_file
+from tandem.data.quarantine import Fault
+from tandem.errors import DataError
+from tandem.retrieval.bm25 import DESCRIPTION, document_terms
+from tandem.retrieval.chunking import Chunk, FastTokenizer, chunk_document
+from tandem.retrieval.store import Point as StorePoint
+from tandem.retrieval.store import SparseVector, VectorStore
+from tandem.specs.index import ChunkSpec, IndexSpec, SourceSpec
+
+if TYPE_CHECKING:
+    from tandem.config.cluster import Cluster
+
+CHUNK, DOCUMENT, FAULT = "chunk", "document", "fault"
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read, and the folder to which its source is relative."""
+
+    path: str
+    root: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of an index has to change.
+
+    Args:
+        embed: Ids of chunks that aren't in the collection yet.
+        delete: Ids in the collection that no document has any more.
+        keep: How many chunks stay as they are.
+    """
+
+    embed: frozenset[str]
+    delete: tuple[str, ...]
+    keep: int
+
+
+def plan_changes(wanted: Iterable[str], held: Iterable[str]) -> Plan:
+    """Compare the chunks that the documents make with those that the collection holds.
+
+    An id stands for a chunk's content, place, settings and embedder, so equal ids need no second look; a job that was
+    cut short goes on where it was.
+
+    Args:
+        wanted: Ids of the documents' chunks.
+        held: Ids in the collection.
+    """
+    want, have = frozenset(wanted), frozenset(held)
+    return Plan(embed=want - have, delete=tuple(sorted(have - want)), keep=len(want & have))
+
+
+def gather_files(sources: Iterable[tuple[SourceSpec, Path]]) -> tuple[list[InputFile], list[Fault]]:
+    """The files of all sources; where two would be the same source, the second is a fault.
+
+    Args:
+        sources: Each with the folder or file that its URI stands for.
+
+    Raises:
+        DataError: A source has nothing that can be read.
+    """
+    files: list[InputFile] = []
+    faults: list[Fault] = []
+    taken: dict[str, Path] = {}
+    for source, root in sources:
+        for path in list_files(source, root):
+            name = path.name if path == root else path.relative_to(root).as_posix()
+            if name not in taken:
+                taken[name] = path
+                files.append(InputFile(str(path), str(root)))
+            elif taken[name].resolve() != path.resolve():
+                faults.append(Fault(str(path), None, f"{taken[name]} is called {name} too: index their common folder"))
+    return files, faults
+
+
+def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:
+    """All but the documents that decides what is stored: part of every chunk's id and of the snapshot's."""
+    sparse = DESCRIPTION if spec.sparse else "no sparse vectors"
+    return "\0".join((embedder_sha256, sparse, spec.chunk.model_dump_json()))
+
+
+class ReadAndChunk:
+    """Ray Data stage: a file to its rows.
+
+    Args:
+        embedder: The embedder's folder, whose tokenizer counts.
+        chunk: How to cut.
+        settings: See `identity_settings`.
+        tenant_field: The metadata field that names a document's tenant, if there is one.
+    """
+
+    def __init__(self, embedder: Path, chunk: ChunkSpec, settings: str, tenant_field: str | None) -> None:
+        self._embedder = embedder
+        self._chunk = chunk
+        self._settings = settings
+        self._tenant_field = tenant_field
+
+    def __call__(self, file: dict[str, str]) -> list[Row]:
+        """One row for the file, one for each of its documents' chunks, one for each fault."""
+        tokenizer = _tokenizer(self._embedder)
+        reading = read_file(Path(file["path"]), Path(file["root"]))
+        rows = [_fault(fault) for fault in reading.faults]
+        for document in reading.documents:
+            try:
+                tenant = document_tenant(document, self._tenant_field)
+            except DataError as error:
+                rows.append(_fault(Fault(file["path"], None, f"{document.source}: {error.what}")))
+                continue
+            rows.append({"kind": DOCUMENT, "id": document.id, "data": ""})
+            rows += [
+                {"kind": CHUNK, "id": chunk.id, "data": json.dumps(asdict(chunk), default=str)}
+                for chunk in chunk_document(document, self._chunk, tokenizer, salt=self._settings, tenant=tenant)
+            ]
+        return rows
+
+
+class EmbedAndWrite:
+    """Ray Data stage, an actor with the model in it: a batch of chunks into the store.
+
+    Args:
+        cluster: Where the store is.
+        collection: Where the points go.
+        embedder: The embedder's folder.
+        batch_size: Texts in one forward pass.
+        threads: Of torch, in this process.
+        average_length: For BM25; None to write no term weights.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        collection: str,
+        embedder: Path,
+        batch_size: int,
+        threads: int,
+        average_length: float | None,
+    ) -> None:
+        import torch
+
+        from tandem.retrieval.actor import connect
+        from tandem.retrieval.embedding import Embedder
+
+        # Ray allows an actor as many threads as it has logical CPUs; those are for scheduling and not for arithmetic.
+        torch.set_num_threads(threads)
+        self._store: VectorStore = connect(cluster)
+        self._collection = collection
+        self._embedder = Embedder(embedder, batch_size)
+        self._average_length = average_length
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
+        """Embed and write; returns how many were written."""
+        chunks = [Chunk(**json.loads(data)) for data in batch["data"]]
+        texts = [chunk.embedding_text for chunk in chunks]
+        vectors = self._embedder.encode(texts)
+        terms: list[SparseVector] | list[None]
+        terms = [None] * len(texts) if self._average_length is None else document_terms(texts, self._average_length)
+        points = [
+            StorePoint(chunk.id, vector, sparse, payload(chunk))
+            for chunk, vector, sparse in zip(chunks, vectors, terms, strict=True)
+        ]
+        self._store.upsert(self._collection, points)
+        return {"written": [len(points)]}
+
+
+def document_tenant(document: Document, field: str | None) -> str | None:
+    """To whom a document is shown; None, where no field names tenants, for everyone.
+
+    Raises:
+        DataError: The field is missing: without a tenant the document would be shown to all of them.
+    """
+    if field is None:
+        return None
+    tenant = document.metadata.get(field)
+    if tenant is None or not str(tenant).strip():
+        raise DataError(f"no tenant: its `{field}` is missing or empty")
+    return str(tenant)
+
+
+def payload(chunk: Chunk) -> dict[str, Any]:
+    """What the store keeps of a chunk."""
+    fields = asdict(chunk)
+    del fields["id"]
+    # A point without the field belongs to nobody and is shown to everyone.
+    if fields["tenant"] is None:
+        del fields["tenant"]
+    return fields
+
+
+def faults_of(rows: Iterable[Row]) -> Iterator[Fault]:
+    """The faults among rows of the read stage."""
+    for row in rows:
+        if row["kind"] == FAULT:
+            yield Fault(**json.loads(row["data"]))
+
+
+def _fault(fault: Fault) -> Row:
+    return {"kind": FAULT, "id": "", "data": json.dumps(asdict(fault), default=str)}
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(embedder: Path) -> FastTokenizer:
+    return FastTokenizer(embedder)

@@ -1,0 +1,151 @@
+"""From questions to passages: the one way in which training, comparison and endpoint search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tandem.artifacts.uris import resolve
+from tandem.errors import ModelError, NotFoundError
+from tandem.retrieval.actor import connect
+from tandem.retrieval.bm25 import query_terms
+from tandem.retrieval.embedding import Embedder, fingerprint
+from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot
+from tandem.retrieval.store import Filter, Hit, Mode, Query, VectorStore, no_such_collection
+
+if TYPE_CHECKING:
+    from tandem.config.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A chunk that was found.
+
+    Args:
+        id: The chunk's id.
+        source: The document's source.
+        title: The document's title.
+        section: The headings above and of the chunk.
+        text: The chunk, a slice of its document.
+        start: Offset of its first character in the document.
+        end: Offset after its last.
+        score: Compares only within one search.
+        tenant: To whom it belongs; None for everyone.
+    """
+
+    id: str
+    source: str
+    title: str
+    section: str
+    text: str
+    start: int
+    end: int
+    score: float
+    tenant: str | None
+
+
+class Retriever:
+    """Searches one collection.
+
+    Args:
+        store: Holds the collection.
+        collection: Its name.
+        embedder: The one that embedded the collection; anything with its `encode`.
+        snapshot: What the collection is, where that is known; without term weights in it, hybrid search is dense.
+    """
+
+    def __init__(
+        self, store: VectorStore, collection: str, embedder: Embedder | Any, snapshot: IndexSnapshot | None = None
+    ) -> None:
+        self._store = store
+        self._embedder = embedder
+        self.collection = collection
+        self.snapshot = snapshot
+
+    def __repr__(self) -> str:
+        return f"Retriever(collection={self.collection!r}, embedder={self._embedder!r})"
+
+    def search(
+        self,
+        questions: Sequence[str],
+        *,
+        top_k: int,
+        mode: Mode = "hybrid",
+        tenant: str | None = None,
+        filter: Filter | None = None,
+    ) -> list[list[Passage]]:
+        """The best passages of each question, best first.
+
+        Args:
+            questions: Any number; they are embedded and searched together.
+            top_k: Passages of each, at most.
+            mode: dense, sparse, or both fused.
+            tenant: Only this tenant's passages and those that belong to nobody; None for all, whoever's they are.
+            filter: Payload fields that must have this value, or one of a list of values (``{"source": "a.md"}``).
+
+        Returns:
+            In the order of the questions.
+
+        Raises:
+            NotFoundError: The collection isn't there.
+            StoreError: The engine refuses.
+            UnreachableError: The store can't be reached.
+        """
+        if not questions:
+            return []
+        has_terms = self.snapshot is None or self.snapshot.sparse
+        vectors = self._embedder.encode(questions) if mode != "sparse" else [None] * len(questions)
+        terms = query_terms(questions) if mode != "dense" and has_terms else [None] * len(questions)
+        queries = [
+            Query(vector, sparse, top_k, mode, tenant, filter) for vector, sparse in zip(vectors, terms, strict=True)
+        ]
+        return [[_passage(hit) for hit in hits] for hits in self._store.search(self.collection, queries)]
+
+
+def open_retriever(cluster: Cluster, collection: str) -> Retriever:
+    """A retriever with the embedder that the collection's index names.
+
+    Args:
+        cluster: Where the store and the artifacts are; for the embedded store this process must be connected to Ray.
+        collection: Its name.
+
+    Raises:
+        NotFoundError: No such collection, or no artifact says how it was made.
+        ModelError: The embedder isn't the one that made the collection.
+        UnreachableError: The store can't be reached.
+    """
+    store = connect(cluster)
+    known = store.collections()
+    if collection not in known:
+        raise no_such_collection(collection, known, cluster.qdrant_url or "the cluster's store")
+    snapshot = find_snapshot(cluster.storage, collection)
+    if snapshot is None:
+        raise NotFoundError(
+            f"no index artifact says how the collection {collection!r} was made",
+            where=str(cluster.storage / "artifacts"),
+            remedy="run its index job again",
+        )
+    path = resolve(snapshot.embedder, storage=cluster.storage)
+    if fingerprint(path) != snapshot.embedder_sha256:
+        raise ModelError(
+            f"not the embedder that made the collection {collection!r}: its files have changed",
+            where=snapshot.embedder,
+            remedy="run the index job again",
+        )
+    return Retriever(store, collection, Embedder(path, snapshot.batch_size), snapshot)
+
+
+def _passage(hit: Hit) -> Passage:
+    payload = hit.payload
+    return Passage(
+        id=hit.id,
+        source=payload["source"],
+        title=payload["title"],
+        section=payload["section"],
+        text=payload["text"],
+        start=payload["start"],
+        end=payload["end"],
+        score=hit.score,
+        tenant=payload.get("tenant"),
+    )

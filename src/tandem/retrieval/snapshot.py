@@ -1,0 +1,95 @@
+"""What an index job made: the artifact by which training, comparison and endpoint know how to search a collection."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tandem.artifacts.manifest import MANIFEST, read_manifest, write_manifest
+
+FILE = "index.json"
+
+
+@dataclass(frozen=True)
+class IndexSnapshot:
+    """A collection as one job left it.
+
+    Args:
+        id: SHA-256 (hex) over the chunks' ids, the embedder and the chunk settings: equal snapshots find the same.
+        collection: Its name in the store.
+        embedder: The embedder's URI; a local one as an absolute path.
+        embedder_sha256: Fingerprint of the embedder's files.
+        batch_size: Texts in one forward pass.
+        dimension: Of the vectors.
+        sparse: Whether term weights were written.
+        tenant_field: The metadata field that named the tenants, if any.
+        chunk_tokens: Longest chunk.
+        chunk_overlap: Overlap of neighbours.
+        documents: How many there are.
+        chunks: How many there are.
+    """
+
+    id: str
+    collection: str
+    embedder: str
+    embedder_sha256: str
+    batch_size: int
+    dimension: int
+    sparse: bool
+    tenant_field: str | None
+    chunk_tokens: int
+    chunk_overlap: int
+    documents: int
+    chunks: int
+
+
+def snapshot_id(chunk_ids: Iterable[str], settings: str) -> str:
+    """SHA-256 (hex) over the chunks, in any order, and what they were made with.
+
+    Args:
+        chunk_ids: Of every chunk in the collection.
+        settings: Embedder, chunk settings, sparse or not, as one text.
+    """
+    digest = hashlib.sha256(settings.encode())
+    for chunk_id in sorted(chunk_ids):
+        digest.update(b"\0" + chunk_id.encode())
+    return digest.hexdigest()
+
+
+def write_snapshot(folder: Path, snapshot: IndexSnapshot, *, name: str, id: str, figures: dict[str, Any]) -> None:
+    """Write the artifact: its file, then its manifest.
+
+    Args:
+        folder: The artifact's folder.
+        snapshot: What was made.
+        name: The job's name.
+        id: The job's id.
+        figures: What else the job counted; goes into the manifest.
+    """
+    (folder / FILE).write_text(json.dumps(asdict(snapshot), indent=2) + "\n")
+    write_manifest(folder, name=name, id=id, type="index", meta={**figures, "snapshot": asdict(snapshot)})
+
+
+def find_snapshot(storage: Path, collection: str) -> IndexSnapshot | None:
+    """The newest complete index artifact of a collection, whichever job made it.
+
+    Args:
+        storage: The cluster's storage folder.
+        collection: Its name in the store.
+    """
+    known = {field.name for field in fields(IndexSnapshot)}
+    newest: tuple[str, IndexSnapshot] | None = None
+    for path in (storage / "artifacts").glob(f"*/*/{FILE}"):
+        if not (path.parent / MANIFEST).is_file():
+            continue
+        manifest = read_manifest(path.parent)
+        data = manifest.meta.get("snapshot", {})
+        if manifest.type != "index" or data.get("collection") != collection or not known <= set(data):
+            continue
+        if newest is None or manifest.created_at > newest[0]:
+            newest = (manifest.created_at, IndexSnapshot(**{key: data[key] for key in known}))
+    return newest[1] if newest else None

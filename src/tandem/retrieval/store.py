@@ -1,0 +1,189 @@
+"""What a vector store must do, whichever engine stands behind it; one contract suite runs on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from tandem.errors import NotFoundError
+
+DENSE = "dense"
+SPARSE = "sparse"
+TENANT = "tenant"
+INDEXED_FIELDS = (TENANT, "source")
+# Reciprocal rank fusion's constant (Cormack et al., SIGIR 2009); both engines default to 2, and first places win all.
+RRF_K = 60
+# Candidates that each branch of a hybrid query hands to the fusion.
+PREFETCH_AT_LEAST = 50
+PREFETCH_PER_HIT = 4
+# Graph parameters under which recall holds for vectors without much structure too.
+HNSW_M = 32
+HNSW_EF_CONSTRUCT = 256
+HNSW_EF = 128
+# Points whose scores are equal come back in any order: so many more are asked for, then ordered by id and cut.
+TIE_MARGIN = 8
+
+Mode = Literal["hybrid", "dense", "sparse"]
+Filter = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SparseVector:
+    """Term weights: `values[i]` belongs to the term `indices[i]`; indices are distinct, at most 2**32 - 1."""
+
+    indices: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a collection holds.
+
+    Args:
+        id: A UUID as text.
+        vector: float32, (dimension,), or a list of as many floats.
+        sparse: Term weights, in a collection that has them.
+        payload: JSON types; `tenant` says to whom the point is shown.
+    """
+
+    id: str
+    vector: Any
+    sparse: SparseVector | None
+    payload: dict[str, Any]
+
+    def __repr__(self) -> str:
+        terms = len(self.sparse.indices) if self.sparse else 0
+        return f"Point(id={self.id!r}, dimension={len(self.vector)}, terms={terms}, payload={sorted(self.payload)})"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One search.
+
+    Args:
+        vector: float32, (dimension,), or a list of as many floats; None in sparse mode.
+        sparse: The question's terms; None in dense mode.
+        top_k: Hits wanted.
+        mode: dense: cosine; sparse: BM25; hybrid: both, fused by reciprocal rank.
+        tenant: Only this tenant's points and those that belong to nobody; None for all points, whoever's they are.
+        filter: Payload fields by dotted path that must have this value, or one of a list of values.
+    """
+
+    vector: Any
+    sparse: SparseVector | None
+    top_k: int
+    mode: Mode
+    tenant: str | None = None
+    filter: Filter | None = None
+
+    def __repr__(self) -> str:
+        return f"Query(mode={self.mode!r}, top_k={self.top_k}, tenant={self.tenant!r}, filter={self.filter!r})"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A point that was found; scores compare only within one search."""
+
+    id: str
+    score: float
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A point as it is stored, without its vectors."""
+
+    id: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some records, and where the next ones begin; None after the last."""
+
+    records: tuple[Record, ...]
+    next: str | None
+
+
+class VectorStore(Protocol):
+    """Collections of points with a dense vector, perhaps term weights, and a payload.
+
+    Every method that names a collection raises NotFoundError where there is none of that name, StoreError where the
+    engine refuses, UnreachableError where it can't be reached.
+    """
+
+    def create_collection(self, collection: str, *, dimension: int, sparse: bool) -> None:
+        """Make a collection; nothing happens if it is there with the same shape.
+
+        Raises:
+            InputError: It is there with another dimension, or with or without sparse vectors.
+        """
+
+    def drop_collection(self, collection: str) -> None:
+        """Delete a collection with all that it holds."""
+
+    def collections(self) -> list[str]:
+        """The names of the collections, sorted."""
+
+    def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points, in place of those with the same ids; when it returns they are durable."""
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        """Delete points; ids that aren't there don't matter."""
+
+    def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
+        """The best hits of each query, best first, equal scores by id; in the order of the queries."""
+
+    def scroll(self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None) -> Page:
+        """One page of all records, in the order of their ids.
+
+        Args:
+            collection: Its name.
+            fields: Payload fields wanted; none for ids alone.
+            limit: Records on a page, at most.
+            offset: `next` of the page before; None for the first.
+        """
+
+    def count(self, collection: str, *, tenant: str | None, filter: Filter | None) -> int:
+        """How many points a search with this tenant and filter can see."""
+
+    def optimize(self, collection: str) -> None:
+        """Build what makes searches fast; returns when it is built, or left to the engine."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+def scroll_all(store: VectorStore, collection: str, *, fields: Sequence[str], page_size: int) -> Iterator[Record]:
+    """Every record of a collection, page by page."""
+    offset: str | None = None
+    while True:
+        page = store.scroll(collection, fields=fields, limit=page_size, offset=offset)
+        yield from page.records
+        if page.next is None:
+            return
+        offset = page.next
+
+
+def branches(query: Query) -> tuple[str, ...]:
+    """The vectors that a query is to be compared with, dense before sparse; none when it has no terms to look for."""
+    dense = (DENSE,) if query.mode != "sparse" and query.vector is not None else ()
+    sparse = (SPARSE,) if query.mode != "dense" and query.sparse is not None and query.sparse.indices else ()
+    return dense + sparse
+
+
+def prefetch_limit(top_k: int) -> int:
+    """Candidates that each branch of a hybrid query hands to the fusion."""
+    return max(PREFETCH_AT_LEAST, PREFETCH_PER_HIT * top_k)
+
+
+def ordered(hits: Sequence[Hit], top_k: int) -> list[Hit]:
+    """Best first, equal scores by id, so that the same search gives the same list."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top_k]
+
+
+def no_such_collection(collection: str, known: Sequence[str], where: str) -> NotFoundError:
+    """The error that every store raises for a name that it doesn't have."""
+    remedy = f"there are: {', '.join(known)}" if known else "no index job has made one yet"
+    return NotFoundError(f"no collection {collection!r}", where=where, remedy=remedy)

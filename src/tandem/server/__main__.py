@@ -1,0 +1,78 @@
+"""``python -m tandem.server STORAGE/server.json``: the API on loopback, and the control loop beside it.
+
+The loop is a thread of this process. It needs no Ray to start, so the server comes up while the head is down, and
+what the records say goes on when the head is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.executor import Orchestrator
+from tandem.orchestrator.ray_jobs import HttpRayJobs
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.settings import ServerSettings
+from tandem.server.app import create_app
+
+STEP_EVERY_S = 0.5
+logger = logging.getLogger("tandem.server")
+
+
+def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> None:
+    """Turn until told to stop; a turn that fails is logged and the next one comes.
+
+    Args:
+        orchestrator: Does the turns.
+        ready: ``cluster.json``, which jobs read: none is started before it is there.
+        stopping: Ends the loop.
+    """
+    while not stopping.wait(STEP_EVERY_S):
+        if not ready.exists():
+            continue
+        try:
+            orchestrator.step()
+        except Exception:
+            # The records are consistent after every change; a loop that died would leave jobs unwatched.
+            logger.exception("a turn of the control loop failed")
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until the process is told to end; returns the exit status."""
+    if len(arguments) != 1:
+        print("usage: python -m tandem.server SERVER_JSON", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Two lines a second about polling would bury the rest.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings = ServerSettings.load(Path(arguments[0]))
+    cluster = settings.cluster
+    records = Records(cluster.database_url)
+    ray = HttpRayJobs(cluster)
+    orchestrator = Orchestrator(records, ray, cluster, settings.policy, job_cpus=settings.job_cpus)
+    app = create_app(records, orchestrator, Deployer(cluster, ray), api_key=cluster.api_key())
+    stopping = threading.Event()
+    thread = threading.Thread(
+        target=loop, args=(orchestrator, cluster.storage / "cluster.json", stopping), name="control-loop", daemon=True
+    )
+    thread.start()
+    address = urlsplit(cluster.server_url)
+    try:
+        uvicorn.run(
+            app, host=address.hostname or "127.0.0.1", port=address.port or 0, log_level="warning", access_log=False
+        )
+    finally:
+        stopping.set()
+        thread.join(timeout=STEP_EVERY_S * 10)
+        records.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

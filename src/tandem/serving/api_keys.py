@@ -1,0 +1,76 @@
+"""API keys: who calls, and so whose documents may be searched."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.errors import InputError
+from tandem.serving.api_errors import unauthorized
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request.
+
+    Attributes:
+        tenant: Only this tenant's passages are searched; None: no restriction.
+    """
+
+    tenant: str | None
+
+
+class KeyRing:
+    """The hashed keys of a file ``{sha256 of key, hex: tenant}``; a changed file counts from the next request on.
+
+    The tenant ``*`` or null stands for no restriction.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._changed_ns = -1
+        self._callers: dict[str, Caller] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again if it was changed.
+
+        Raises:
+            InputError: It isn't there, or isn't what it should be.
+        """
+        try:
+            changed_ns = self._path.stat().st_mtime_ns
+            if changed_ns == self._changed_ns:
+                return
+            data = json.loads(self._path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the API keys can't be read: {error}", where=str(self._path), remedy="run `tandem up`, or set api_keys"
+            ) from None
+        if not isinstance(data, dict) or not all(v is None or isinstance(v, str) for v in data.values()):
+            raise InputError("not an object of {sha256 of key: tenant}", where=str(self._path))
+        self._callers = {digest.lower(): Caller(None if tenant == "*" else tenant) for digest, tenant in data.items()}
+        self._changed_ns = changed_ns
+
+    def caller(self, authorization: str | None) -> Caller:
+        """Who holds the key of an ``Authorization`` header.
+
+        Raises:
+            ApiError: 401.
+        """
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise unauthorized("No API key. Send `Authorization: Bearer KEY`.")
+        self.reload()
+        presented = hashlib.sha256(key.strip().encode()).hexdigest()
+        found: Caller | None = None
+        # Every entry is compared, in constant time each: how long it takes says nothing about the keys.
+        for digest, caller in self._callers.items():
+            if hmac.compare_digest(digest, presented):
+                found = caller
+        if found is None:
+            raise unauthorized("This API key isn't known here.")
+        return found

@@ -1,0 +1,165 @@
+"""``tandem.serving.app:build``: a `RagSpec` to a Ray Serve application, Ingress → Retriever, LLM."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from tandem.config.cluster import Cluster
+from tandem.errors import SpecError
+from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, read_processor, vllm_obstacle
+from tandem.models.loading import adapter_path, model_path
+from tandem.specs.rag import BASE_MODEL, RagSpec
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+logger = logging.getLogger(__name__)
+
+# Ingress and retriever mostly wait.
+SMALL_CPUS = 0.1
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The endpoint's application; Ray Serve calls this with the config's ``args``.
+
+    Weights, adapters and keys are looked up here, so that what is missing fails the deployment at once.
+
+    Raises:
+        SpecError: The arguments aren't a `RagSpec`.
+        UnreachableError: This process knows of no cluster.
+        InputError, ModelError, NotFoundError: The model, an adapter or the keys.
+    """
+    from ray import serve
+
+    from tandem.serving.replicas import RECONFIGURABLE, Ingress, Retriever
+
+    spec = read_spec(args)
+    cluster = Cluster.load()
+    model = model_path(spec.model, storage=cluster.storage)
+    adapters = {adapter.name: adapter_path(adapter.uri, storage=cluster.storage) for adapter in spec.adapters}
+    settings = spec.canonical()
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="Ingress",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": SMALL_CPUS},
+        # Above the limit that the ingress itself keeps, so that it can answer 429 instead of letting requests queue.
+        max_ongoing_requests=2 * spec.limits.max_ongoing_requests + 16,
+        graceful_shutdown_timeout_s=spec.limits.timeout_s,
+        user_config={name: settings[name] for name in sorted(RECONFIGURABLE)},
+    )
+    retriever = serve.deployment(Retriever).options(
+        name="Retriever",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": SMALL_CPUS},
+        max_ongoing_requests=2 * spec.limits.max_ongoing_requests,
+    )
+    return ingress.bind(
+        settings,
+        str(model),
+        str(keys_path(spec, cluster)),
+        retriever.bind(str(cluster.storage), spec.retriever.collection),
+        _language_model(spec, model, adapters),
+    )
+
+
+def read_spec(args: dict[str, Any]) -> RagSpec:
+    """The application's arguments, checked.
+
+    Raises:
+        SpecError: With the first fault; `tandem validate` shows all.
+    """
+    try:
+        return RagSpec.model_validate(args)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise SpecError(
+            fault["msg"], where="args." + ".".join(map(str, fault["loc"])), remedy="`tandem validate` shows every fault"
+        ) from None
+
+
+def keys_path(spec: RagSpec, cluster: Cluster) -> Path:
+    """The file of hashed keys: the spec's, a relative path being one in the storage folder, else the cluster's."""
+    return cluster.storage / (spec.api_keys or "api-keys.json")
+
+
+def scaling(spec: RagSpec) -> dict[str, Any]:
+    """Deployment options for the number of replicas of the language model."""
+    auto = spec.autoscaling
+    if auto.min_replicas == auto.max_replicas:
+        return {"num_replicas": auto.min_replicas}
+    return {"autoscaling_config": auto.canonical()}
+
+
+def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Application:
+    import ray
+    from ray import serve
+
+    gpus = spec.gpus_per_replica
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    engine = _engine_name(spec, gpus)
+    common = {
+        **scaling(spec),
+        "max_ongoing_requests": spec.limits.max_ongoing_requests,
+        "graceful_shutdown_timeout_s": spec.limits.timeout_s,
+    }
+    folders = {name: str(path) for name, path in adapters.items()}
+    if engine == "vllm":
+        from ray.serve.llm.deployment import LLMServer
+
+        from tandem.serving.language_models import VllmServer
+
+        config = vllm_config(spec, model, adapters, gpus=gpus, deployment=common)
+        options = LLMServer.get_deployment_options(config)
+        return serve.deployment(VllmServer).options(**{**options, "name": "LLM"}).bind(config, folders)
+    from tandem.serving.language_models import TransformersServer
+
+    server = serve.deployment(TransformersServer).options(
+        name="LLM", ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": gpus}, **common
+    )
+    return server.bind(spec.engine.canonical(), str(model), folders)
+
+
+def _engine_name(spec: RagSpec, gpus: float) -> EngineName:
+    # Judged where the application is built. With GPUs that is the head, which may have none: vLLM then shows itself
+    # on the replica.
+    processor = read_processor()
+    obstacle = None if spec.engine.name == "transformers" or gpus else vllm_obstacle(processor)
+    name, reason = choose_engine(spec.engine.name, obstacle)
+    logger.info("endpoint %s: engine %s (%s)", spec.name, name, reason)
+    return name
+
+
+def vllm_config(
+    spec: RagSpec, model: Path, adapters: dict[str, Path], *, gpus: float, deployment: dict[str, Any]
+) -> Any:
+    """The `ray.serve.llm.LLMConfig` of a spec.
+
+    Args:
+        spec: The application's spec.
+        model: The base model's folder.
+        adapters: Folders of PEFT adapters, by name.
+        gpus: Of one replica.
+        deployment: Options of the Serve deployment.
+    """
+    from ray.serve.llm import LLMConfig
+
+    from tandem.models.engines.vllm import engine_options, environment
+
+    on_gpu = gpus > 0
+    options = engine_options(spec.engine, adapters, dtype="float32", on_gpu=on_gpu)
+    # A GPU's number type is chosen by vLLM where the GPU is.
+    options["dtype"] = spec.engine.dtype if on_gpu else choose_dtype(spec.engine.dtype, read_processor(), engine="vllm")
+    bundle = {"CPU": spec.cpus_per_replica} | ({"GPU": gpus} if on_gpu else {})
+    return LLMConfig(
+        model_loading_config={"model_id": BASE_MODEL, "model_source": str(model)},
+        engine_kwargs=options,
+        # The bundle counts the replica's processors already; the replica actor itself would add one more.
+        deployment_config={**deployment, "ray_actor_options": {"num_cpus": 0}},
+        placement_group_config={"bundles": [bundle]},
+        runtime_env={"env_vars": environment(spec.engine, on_gpu=on_gpu)},
+    )

@@ -1,0 +1,142 @@
+"""The language model's deployment: Ray Serve LLM on vLLM, or transformers where vLLM can't run.
+
+Both have ``generate(GenerationRequest, stream) -> pieces``, so that the ingress knows neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import InputError, TandemError
+from tandem.models.engines.protocol import Generation, GenerationRequest, open_engine
+from tandem.serving.chat import Piece
+from tandem.specs.compare import EngineSpec
+from tandem.specs.rag import BASE_MODEL
+
+TRANSFORMERS_BATCH = 16
+TRANSFORMERS_BATCH_WAIT_S = 0.02
+
+
+class VllmServer:
+    """One replica of Ray Serve LLM's `LLMServer`, with adapters from local folders.
+
+    Args:
+        config: A `ray.serve.llm.LLMConfig`.
+        adapters: Folders of PEFT adapters, by name.
+    """
+
+    # Ray Serve awaits it, as it does LLMServer's own.
+    async def __init__(self, config: Any, adapters: dict[str, str]) -> None:  # type: ignore[misc]
+        from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+        from ray.serve.llm.deployment import LLMServer
+
+        self._server: Any = LLMServer.sync_init(config)
+        await self._server.start()
+        # Every replica loads every adapter, now: a broken one fails the deployment and not somebody's request. Ray's
+        # own way, loading at the first request, takes adapters from buckets alone.
+        for number, (name, path) in enumerate(adapters.items(), start=1):
+            await self._server.engine.resolve_lora(
+                DiskMultiplexConfig(model_id=name, max_total_tokens=None, local_path=path, lora_assigned_int_id=number)
+            )
+
+    async def generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:
+        """An answer in pieces; one piece when it isn't streamed."""
+        from ray.serve.llm.openai_api_models import ChatCompletionRequest
+
+        body: dict[str, Any] = {
+            "model": request.adapter or BASE_MODEL,
+            "messages": request.messages,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop": list(request.stop),
+            "seed": request.seed,
+            "stream": stream,
+        }
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        async with aclosing(await self._server.chat(ChatCompletionRequest(**body))) as items:
+            async for piece in pieces_of(items):
+                yield piece
+
+    async def check_health(self) -> None:
+        """Fails when the engine's processes are dead, so that Serve replaces the replica."""
+        await self._server.check_health()
+
+    async def __del__(self) -> None:
+        # Serve calls this when it stops a replica: its engine's processes must end with it.
+        engine = getattr(getattr(self, "_server", None), "engine", None)
+        client = getattr(engine, "_engine_client", None)
+        if client is not None:
+            client.shutdown()
+
+
+async def pieces_of(items: AsyncIterable[Any]) -> AsyncGenerator[Piece, None]:
+    """The pieces in what `LLMServer.chat` gives: one response object, or lists of server-sent events.
+
+    vLLM sends the reason of the end and the token counts apart; the last piece has both.
+
+    Raises:
+        InputError: The engine refused the request.
+        TandemError: The engine failed.
+    """
+    reason: str | None = None
+    usage: dict[str, int] = {}
+    async for item in items:
+        for part in item if isinstance(item, list) else [item]:
+            for chunk in _chunks(part):
+                if chunk.get("error"):
+                    raise _engine_error(int(chunk["error"].get("code") or 500), str(chunk["error"].get("message")))
+                usage = chunk.get("usage") or usage
+                for choice in chunk.get("choices") or ():
+                    reason = choice.get("finish_reason") or reason
+                    text = (choice.get("delta") or choice.get("message") or {}).get("content")
+                    if text:
+                        yield Piece(text)
+    yield Piece("", reason, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+
+
+def _chunks(part: Any) -> list[dict[str, Any]]:
+    if not isinstance(part, str):
+        return [part.model_dump()]
+    data = [line.removeprefix("data:").strip() for line in part.splitlines() if line.startswith("data:")]
+    return [json.loads(text) for text in data if text != "[DONE]"]
+
+
+def _engine_error(code: int, message: str) -> TandemError:
+    # The engine's message may quote the prompt; the caller, whose prompt it is, may see it.
+    return InputError(message) if 400 <= code < 500 else TandemError("the engine failed")
+
+
+class TransformersServer:
+    """The transformers engine behind the same method; requests that arrive together share a batch.
+
+    A streamed answer comes in one piece.
+
+    Args:
+        engine: Number type and lengths.
+        model: The base model's folder.
+        adapters: Folders of PEFT adapters, by name.
+    """
+
+    def __init__(self, engine: dict[str, Any], model: str, adapters: dict[str, str]) -> None:
+        from ray import serve
+
+        spec = EngineSpec.model_validate({**engine, "name": "transformers"})
+        self._engine = open_engine(spec, Path(model), {name: Path(path) for name, path in adapters.items()})
+        self._batched = serve.batch(max_batch_size=TRANSFORMERS_BATCH, batch_wait_timeout_s=TRANSFORMERS_BATCH_WAIT_S)(
+            self._generate
+        )
+
+    async def generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
+        """An answer, in one piece."""
+        answer: Generation = await self._batched(request)
+        yield Piece(answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens)
+
+    async def _generate(self, requests: list[GenerationRequest]) -> list[Generation]:
+        return await asyncio.to_thread(self._engine.generate, requests)

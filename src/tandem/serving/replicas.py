@@ -1,0 +1,124 @@
+"""What Ray Serve runs beside the language model: the ingress, and the retriever behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tandem.config.cluster import Cluster
+from tandem.errors import SpecError
+from tandem.models.engines.prompting import load_tokenizer, token_ids
+from tandem.models.engines.protocol import GenerationRequest
+from tandem.serving.api_keys import KeyRing
+from tandem.serving.chat import ChatService, CitedPassage, Piece
+from tandem.specs.rag import RagSpec
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from tandem.retrieval.retriever import Passage
+    from tandem.retrieval.store import Mode
+
+RETRIEVER_BATCH = 32
+RETRIEVER_BATCH_WAIT_S = 0.002
+# May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas.
+RECONFIGURABLE = frozenset({"default_model", "prompt", "limits", "retriever"})
+
+
+class Ingress:
+    """The HTTP side of the application.
+
+    Args:
+        spec: The application's spec, as JSON types.
+        model: The base model's folder; only its tokenizer is read.
+        keys: The file of hashed API keys.
+        retriever: Handle of the `Retriever` deployment.
+        llm: Handle of the language model's deployment.
+    """
+
+    def __init__(self, spec: dict[str, Any], model: str, keys: str, retriever: Any, llm: Any) -> None:
+        self._spec = spec
+        self._keys = KeyRing(Path(keys))
+        tokenizer = load_tokenizer(Path(model))
+        self._count = lambda messages: len(token_ids(tokenizer, messages))
+        self._retriever = retriever
+        self._llm = llm
+        self._service = self._build(RagSpec.model_validate(spec))
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take over settings that need no new replica.
+
+        Raises:
+            SpecError: A setting isn't one of these, or has a wrong value; what was before stays.
+        """
+        unknown = sorted(set(user_config) - RECONFIGURABLE)
+        if unknown:
+            raise SpecError(
+                f"can't change while it runs: {', '.join(unknown)}",
+                where="user_config",
+                remedy=f"these can: {', '.join(sorted(RECONFIGURABLE))}",
+            )
+        self._service = self._build(RagSpec.model_validate({**self._spec, **user_config}))
+
+    def _build(self, spec: RagSpec) -> ChatService:
+        return ChatService(spec, search=self._search, generate=self._generate, count=self._count)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The ASGI application of this replica; Ray Serve asks for it by this name."""
+        from tandem.serving.http import create_app
+
+        return create_app(lambda: self._service, self._keys)
+
+    async def _search(self, question: str, *, top_k: int, mode: Mode, tenant: str | None) -> list[CitedPassage]:
+        found: list[CitedPassage] = await self._retriever.search.remote(question, top_k, mode, tenant)
+        return found
+
+    async def _generate(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
+        response = self._llm.options(stream=True).generate.remote(request, stream)
+        ended = False
+        try:
+            async for piece in response:
+                yield piece
+            ended = True
+        finally:
+            if not ended:
+                response.cancel()
+
+
+class Retriever:
+    """Searches one collection; questions that arrive together are embedded together.
+
+    Args:
+        storage: The cluster's storage folder.
+        collection: What is searched.
+    """
+
+    def __init__(self, storage: str, collection: str) -> None:
+        from ray import serve
+
+        from tandem.retrieval.retriever import open_retriever
+
+        self._retriever = open_retriever(Cluster.load(Path(storage)), collection)
+        self._batched = serve.batch(max_batch_size=RETRIEVER_BATCH, batch_wait_timeout_s=RETRIEVER_BATCH_WAIT_S)(
+            self._search
+        )
+
+    async def search(self, question: str, top_k: int, mode: Mode, tenant: str | None) -> list[Passage]:
+        """Passages for a question, best first; of the tenant alone, if there is one."""
+        found: list[Passage] = await self._batched((question, top_k, mode, tenant))
+        return found
+
+    async def _search(self, calls: list[tuple[str, int, Mode, str | None]]) -> list[list[Passage]]:
+        groups: dict[tuple[int, Mode, str | None], list[int]] = {}
+        for index, (_, top_k, mode, tenant) in enumerate(calls):
+            groups.setdefault((top_k, mode, tenant), []).append(index)
+        found: list[list[Passage]] = [[] for _ in calls]
+        for (top_k, mode, tenant), members in groups.items():
+            questions = [calls[index][0] for index in members]
+            # In a thread: embedding takes milliseconds of processor time, and the replica's event loop must turn.
+            results = await asyncio.to_thread(self._retriever.search, questions, top_k=top_k, mode=mode, tenant=tenant)
+            for index, passages in zip(members, results, strict=True):
+                found[index] = passages
+        return found

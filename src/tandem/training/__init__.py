@@ -1,0 +1,1 @@
+"""Fine-tuning: rows become tokens with a loss mask, and Ray Train runs DeepSpeed on them."""

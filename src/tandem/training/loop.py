@@ -1,0 +1,273 @@
+"""What each Ray Train worker runs: a DeepSpeed engine over the planned batches, from the last checkpoint on."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import TandemError
+from tandem.specs.finetune import FinetuneSpec
+from tandem.training import metrics
+from tandem.training.checkpoints import latest_checkpoint, load_checkpoint, report_checkpoint, save_weights
+from tandem.training.deepspeed import build_config, detect_hardware
+from tandem.training.loss import Examples, completion_loss
+from tandem.training.schedule import learning_rate_factor, plan_batches, share
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the driver tells its workers; everything in it can be pickled, and paths are on the shared storage.
+
+    Args:
+        spec: The job.
+        plain: The DeepSpeed JSON of the spec, if it names one.
+        model: Folder of the base model.
+        train: Examples (.npz).
+        eval: Examples (.npz), or None for no evaluation loss.
+        steps: Optimizer steps in all.
+        pad_id: The token that fills up rows.
+        metrics: Where the first worker writes its records.
+        output: Where the first worker writes adapter or weights.
+        started_at: When the driver began, in seconds since the epoch.
+    """
+
+    spec: FinetuneSpec
+    plain: dict[str, Any] | None
+    model: str
+    train: str
+    eval: str | None
+    steps: int
+    pad_id: int
+    metrics: str
+    output: str
+    started_at: float
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Its place in the group, and its engine."""
+
+    rank: int
+    workers: int
+    threads: int
+    engine: Any
+    head: Any
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes."""
+        return self.rank == 0
+
+
+def train_worker(raw: dict[str, Any]) -> None:
+    """Ray Train's entry: set up, resume, train, save.
+
+    Args:
+        raw: ``{"config": LoopConfig}``.
+
+    Raises:
+        TandemError: The loss is no longer a number.
+    """
+    config: LoopConfig = raw["config"]
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    worker = _set_up(config)
+    records = Path(config.metrics)
+    with latest_checkpoint() as folder:
+        step = 0 if folder is None else load_checkpoint(worker.engine, folder, method=config.spec.method)
+    if worker.first:
+        metrics.rewind(records, step) if records.exists() else None
+        metrics.append(records, _start_record(config, worker, step))
+    data = Examples.load(config.train)
+    held_out = Examples.load(config.eval) if config.eval is not None else None
+    schedule, every = config.spec.schedule, config.spec.checkpoint.every_steps
+    batches = plan_batches(data.lengths, steps=config.steps, batch_size=schedule.batch_size, seed=schedule.seed)
+    while step < config.steps:
+        record = train_step(worker, config, data, batches[step], step)
+        step += 1
+        due = step % every == 0 or step == config.steps
+        if due and held_out is not None:
+            record["eval_loss"] = evaluate(worker, config, held_out)
+        if worker.first:
+            metrics.append(records, record)
+        if due:
+            report_checkpoint(worker.engine, record, step=step, method=config.spec.method)
+    save_weights(worker.engine, config.spec, Path(config.output))
+
+
+def train_step(worker: Worker, config: LoopConfig, data: Examples, batch: list[int], step: int) -> dict[str, Any]:
+    """One optimizer step over a batch, this worker's part of it.
+
+    The loss is the mean over the loss-carrying tokens of the whole batch, whatever the number of workers and
+    micro-batches: a mean of means would weigh a token by how long its neighbours' answers are.
+
+    Args:
+        worker: This one.
+        config: The run.
+        data: All examples.
+        batch: Indices of the whole batch, sorted by length.
+        step: From 0.
+
+    Returns:
+        The step's record (see `tandem.training.metrics`), the same on every worker but for times.
+
+    Raises:
+        TandemError: The loss isn't finite.
+    """
+    import torch
+
+    began = time.perf_counter()
+    engine = worker.engine
+    # Dropout depends on seed, step and rank alone, so that a resumed run draws what an unbroken one would have drawn.
+    torch.manual_seed(((config.spec.schedule.seed + 1) * 1_000_003 + step) * worker.workers + worker.rank)
+    learning_rate = float(engine.get_lr()[0])
+    micros = share(
+        batch,
+        micro_batch_size=config.spec.schedule.micro_batch_size,
+        rank=worker.rank,
+        workers=worker.workers,
+    )
+    loss_tokens = data.loss_tokens(batch)
+    # DeepSpeed divides by the accumulation steps and averages over the workers: both are undone here.
+    scale = len(micros) * worker.workers / loss_tokens
+    engine.train()
+    total = torch.zeros((), device=engine.device)
+    for indices in micros:
+        inputs = [tensor.to(engine.device) for tensor in data.collate(indices, config.pad_id)]
+        summed = completion_loss(engine, worker.head, *inputs)
+        total += summed.detach()
+        engine.backward(summed * scale)
+        engine.step()
+    loss = _sum_over_workers(total) / loss_tokens
+    if not math.isfinite(loss):
+        raise TandemError(
+            f"the loss is {loss} at step {step + 1}",
+            remedy="lower schedule.learning_rate, or look at the rows of this step",
+        )
+    seconds = time.perf_counter() - began
+    tokens = sum(data.lengths[index] for index in batch)
+    return {
+        "step": step + 1,
+        "loss": loss,
+        "learning_rate": learning_rate,
+        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "tokens": tokens,
+        "loss_tokens": loss_tokens,
+        "tokens_per_s": tokens / seconds,
+        "step_s": seconds,
+    }
+
+
+def evaluate(worker: Worker, config: LoopConfig, data: Examples) -> float:
+    """Mean loss per loss-carrying token of the held-out examples, shared out over the workers."""
+    import torch
+
+    size = config.spec.schedule.micro_batch_size
+    order = sorted(range(len(data)), key=lambda index: data.lengths[index])
+    micros = [order[at : at + size] for at in range(0, len(order), size)]
+    total = torch.zeros((), device=worker.engine.device)
+    worker.engine.eval()
+    with torch.no_grad():
+        for first in range(0, len(micros), worker.workers):
+            # Under ZeRO 3 every worker must run every forward pass: one that has none left repeats, and counts nothing.
+            at = first + worker.rank
+            inputs = [
+                tensor.to(worker.engine.device)
+                for tensor in data.collate(micros[min(at, len(micros) - 1)], config.pad_id)
+            ]
+            summed = completion_loss(worker.engine, worker.head, *inputs)
+            total += summed if at < len(micros) else 0.0
+    return _sum_over_workers(total) / data.loss_tokens(range(len(data)))
+
+
+def _sum_over_workers(value: Any) -> float:
+    import torch.distributed
+
+    torch.distributed.all_reduce(value)
+    return float(value)
+
+
+def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, Any]:
+    parameters = list(worker.engine.module.parameters())
+    count = lambda p: int(getattr(p, "ds_numel", p.numel()))  # noqa: E731 - under ZeRO 3 a parameter's own size is 0
+    return {
+        "started_at_step": step,
+        "workers": worker.workers,
+        "threads": worker.threads,
+        "precision": "bf16" if worker.engine.bfloat16_enabled() else "fp32",
+        "zero_stage": worker.engine.zero_optimization_stage(),
+        "device": str(worker.engine.device),
+        "parameters": sum(count(p) for p in parameters),
+        "trainable_parameters": sum(count(p) for p in parameters if p.requires_grad),
+        "startup_s": time.time() - config.started_at,
+    }
+
+
+def _set_up(config: LoopConfig) -> Worker:
+    import ray.train
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    context = ray.train.get_context()
+    # Without a limit each worker would start a thread for every core, and they would fight for them.
+    threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+    torch.set_num_threads(threads)
+    spec = config.spec
+    torch.manual_seed(spec.schedule.seed)
+    cuda = torch.cuda.is_available()
+    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, trust_remote_code=False)
+    if spec.method == "lora":
+        model = _with_lora(model, spec)
+    engine = _engine(model, config, cuda=cuda)
+    return Worker(
+        context.get_world_rank(), context.get_world_size(), threads, engine, engine.module.get_output_embeddings()
+    )
+
+
+def _with_lora(model: Any, spec: FinetuneSpec) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = spec.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, config)
+    # The adapter names the model as the spec does: this machine's path would mean nothing elsewhere.
+    model.peft_config["default"].base_model_name_or_path = spec.model
+    return model
+
+
+def _engine(model: Any, config: LoopConfig, *, cuda: bool) -> Any:
+    import deepspeed
+    import deepspeed.ops
+    import torch
+    import torch.distributed
+
+    if not cuda:
+        # DeepSpeed compiles this for a minute, and uses it for inference with split tensors only.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    hardware = detect_hardware(cuda=cuda)
+    # All must agree: one worker without bf16 makes it fp32 for everybody.
+    agreed = torch.tensor(int(hardware.bf16), device="cuda" if cuda else "cpu")
+    torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
+    hardware = type(hardware)(cuda=cuda, bf16=bool(agreed.item()))
+    settings = build_config(config.spec, config.plain, hardware)
+    schedule = config.spec.schedule
+
+    def scheduler(optimizer: Any) -> Any:
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, steps=config.steps, schedule=schedule)
+        )
+
+    engine, _, _, _ = deepspeed.initialize(
+        model=model,
+        model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+        config=settings,
+        lr_scheduler=None if "scheduler" in settings else scheduler,
+    )
+    return engine

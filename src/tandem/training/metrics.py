@@ -1,0 +1,83 @@
+"""The record of a training run: one JSON line per step, written by the first worker on the shared storage.
+
+The file is the only way by which figures leave the workers: the driver follows it for progress and MLflow, and it
+becomes part of the artifact. Ray Train itself keeps a report's metrics only where it carries a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+POLL_S = 0.5
+
+Record = dict[str, Any]
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one record."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read(path: Path) -> list[Record]:
+    """All records; a last line that is still being written is left out. No file is no records."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def steps(records: list[Record]) -> list[Record]:
+    """Those of steps: ``step`` from 1, ``loss``, ``learning_rate``, ``grad_norm``, ``tokens``, ``step_s``, …"""
+    return [record for record in records if "loss" in record]
+
+
+def starts(records: list[Record]) -> list[Record]:
+    """One per attempt: ``started_at_step``, and on what it ran."""
+    return [record for record in records if "started_at_step" in record]
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the records of steps after `step`: whoever resumes there will do them again."""
+    kept = [record for record in read(path) if record.get("step", 0) <= step]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(path)
+
+
+class Follower:
+    """While open, calls `tell` from a thread of its own with all the records whenever there are new ones."""
+
+    def __init__(self, path: Path, tell: Callable[[list[Record]], None], *, poll_s: float = POLL_S) -> None:
+        self._path = path
+        self._tell = tell
+        self._poll_s = poll_s
+        self._told: list[Record] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="training-metrics", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._look()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(self._poll_s):
+            self._look()
+
+    def _look(self) -> None:
+        records = read(self._path)
+        if records and records != self._told:
+            self._told = records
+            self._tell(records)

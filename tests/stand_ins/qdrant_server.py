@@ -1,0 +1,164 @@
+"""A stand-in for a Qdrant server: its REST paths over HTTP, with qdrant-client's own models and in-memory mode behind.
+
+It is NOT Qdrant: it shows that our adapter speaks the protocol and handles errors, not how the server searches. The
+in-memory mode ignores the top-level filter of a fusion, so a query that forgets the filter on a branch shows here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Body, FastAPI, Request
+from fastapi.responses import JSONResponse
+from qdrant_client import QdrantClient
+from qdrant_client.http.models import (
+    CountRequest,
+    CreateCollection,
+    PointIdsList,
+    PointsList,
+    QueryRequestBatch,
+    ScrollRequest,
+)
+
+Json = Annotated[Any, Body()]
+
+
+@dataclass
+class StandIn:
+    """A running stand-in.
+
+    Attributes:
+        url: Where it listens.
+        api_key: What callers must present; None for no check.
+        faults: Statuses that the next requests get instead of an answer, first in first out.
+        requests: Method, path and body of every request so far.
+    """
+
+    url: str = ""
+    api_key: str | None = None
+    faults: list[int] = field(default_factory=list)
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+
+def build_app(state: StandIn) -> FastAPI:
+    app = FastAPI()
+    client = QdrantClient(":memory:")
+    lock = threading.Lock()  # the in-memory mode isn't thread-safe
+
+    def ok(result: Any) -> JSONResponse:
+        if isinstance(result, list):
+            result = [_plain(item) for item in result]
+        return JSONResponse({"result": _plain(result), "status": "ok", "time": 0.0})
+
+    @app.middleware("http")
+    async def check(request: Request, forward: Any) -> Any:
+        state.requests.append((request.method, request.url.path, await request.body()))
+        if state.api_key is not None and request.headers.get("api-key") != state.api_key:
+            return JSONResponse({"status": {"error": "Invalid API key"}}, 401)
+        if state.faults:
+            status = state.faults.pop(0)
+            return JSONResponse({"status": {"error": f"injected {status}"}}, status)
+        parts = request.url.path.split("/")
+        is_about_one = len(parts) > 2 and parts[2] and not request.url.path.endswith("/exists")
+        if (
+            is_about_one
+            and not (request.method == "PUT" and len(parts) == 3)
+            and not client.collection_exists(parts[2])
+        ):
+            return JSONResponse({"status": {"error": f"Not found: Collection `{parts[2]}` doesn't exist!"}}, 404)
+        try:
+            return await forward(request)
+        except ValueError as error:
+            return JSONResponse({"status": {"error": str(error)}}, 400)
+
+    @app.get("/collections")
+    def collections() -> JSONResponse:
+        with lock:
+            return ok(client.get_collections())
+
+    @app.get("/collections/{name}/exists")
+    def exists(name: str) -> JSONResponse:
+        return ok({"exists": client.collection_exists(name)})
+
+    @app.get("/collections/{name}")
+    def info(name: str) -> JSONResponse:
+        return ok(client.get_collection(name))
+
+    @app.put("/collections/{name}")
+    def create(name: str, body: Json) -> JSONResponse:
+        wanted = CreateCollection.model_validate(body)
+        with lock:
+            client.create_collection(
+                name, vectors_config=wanted.vectors, sparse_vectors_config=wanted.sparse_vectors or None
+            )
+        return ok(True)
+
+    @app.delete("/collections/{name}")
+    def drop(name: str) -> JSONResponse:
+        with lock:
+            return ok(client.delete_collection(name))
+
+    @app.put("/collections/{name}/index")
+    def index(name: str) -> JSONResponse:
+        return ok({"operation_id": 0, "status": "completed"})
+
+    @app.put("/collections/{name}/points")
+    def upsert(name: str, body: Json) -> JSONResponse:
+        with lock:
+            return ok(client.upsert(name, PointsList.model_validate(body).points))
+
+    @app.post("/collections/{name}/points/delete")
+    def delete(name: str, body: Json) -> JSONResponse:
+        with lock:
+            return ok(client.delete(name, points_selector=PointIdsList.model_validate(body)))
+
+    @app.post("/collections/{name}/points/query/batch")
+    def query(name: str, body: Json) -> JSONResponse:
+        with lock:
+            return ok(client.query_batch_points(name, QueryRequestBatch.model_validate(body).searches))
+
+    @app.post("/collections/{name}/points/scroll")
+    def scroll(name: str, body: Json) -> JSONResponse:
+        wanted = ScrollRequest.model_validate(body)
+        with lock:
+            points, following = client.scroll(
+                name, limit=wanted.limit or 10, offset=wanted.offset, with_payload=wanted.with_payload or False
+            )
+        return ok({"points": [_plain(point) for point in points], "next_page_offset": following})
+
+    @app.post("/collections/{name}/points/count")
+    def count(name: str, body: Json) -> JSONResponse:
+        with lock:
+            return ok(client.count(name, count_filter=CountRequest.model_validate(body).filter))
+
+    return app
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_none=True) if hasattr(value, "model_dump") else value
+
+
+@contextmanager
+def running() -> Iterator[StandIn]:
+    """Start a stand-in on a free loopback port, and stop it at the end."""
+    state = StandIn()
+    server = uvicorn.Server(
+        uvicorn.Config(build_app(state), host="127.0.0.1", port=0, log_level="warning", lifespan="off")
+    )
+    # Listening before the thread starts: the port is known and no request can come too early.
+    socket = server.config.bind_socket()
+    socket.listen()
+    state.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        socket.close()

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tandem.data.rows import QaRow, read_qa
+from tandem.errors import DataError, InputError
+from tandem.orchestrator.compare_flow import CompareOptions, ComparePlan, plan_compare, row_line, slug
+
+ROWS = [
+    QaRow(str(n), f"What is setting {n}?", (f"value {n}",), source=f"{n}.md", extra={"slice": "a"}) for n in range(20)
+]
+
+
+def plan(tmp_path: Path, rows: list[QaRow] = ROWS, cpus: int = 2, **options: Any) -> ComparePlan:
+    return plan_compare(tmp_path / "My Docs", rows, CompareOptions(**options), storage=tmp_path, cpus=cpus)
+
+
+def test_every_step_meets_the_others_in_names_and_files(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    assert made.name == "my-docs"
+    assert made.finetune is not None
+    assert made.index.collection_name == made.finetune.retrieval.collection == made.name  # type: ignore[union-attr]
+    assert made.finetune.data.train == str(made.train_path) == str(tmp_path / "compare" / "my-docs" / "train.jsonl")
+    compare = made.compare("artifact:my-docs-raft@x")
+    assert compare.arms == ("base", "rag", "raft")
+    assert (compare.eval, compare.collection, compare.model) == (str(made.eval_path), made.name, made.finetune.model)
+    (app,) = made.serve_config("artifact:my-docs-raft@x")["applications"]
+    assert (app["name"], app["route_prefix"]) == ("my-docs", "/my-docs")
+    assert app["args"]["default_model"] == "my-docs-raft"
+    assert len({made.index.name, made.finetune.name, compare.name}) == 3
+
+
+def test_no_question_is_trained_on_and_asked_and_the_split_is_the_same_in_any_order(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    assert {row.id for row in made.train} | {row.id for row in made.eval} == {row.id for row in ROWS}
+    assert not {row.question for row in made.train} & {row.question for row in made.eval}
+    assert {row.id for row in plan(tmp_path, ROWS[::-1]).eval} == {row.id for row in made.eval}
+
+
+def test_without_training_every_question_is_asked(tmp_path: Path) -> None:
+    made = plan(tmp_path, train=False)
+    assert made.finetune is None
+    assert made.eval == tuple(ROWS)
+    assert made.compare(None).arms == ("base", "rag")
+    (app,) = made.serve_config(None)["applications"]
+    assert app["args"]["adapters"] == []
+
+
+def test_a_given_adapter_is_compared_on_questions_that_this_split_would_not_have_trained_on(tmp_path: Path) -> None:
+    made = plan(tmp_path, train=False, adapter="/an/adapter")
+    assert made.finetune is None
+    assert made.eval == plan(tmp_path).eval
+    assert made.compare(made.adapter).raft_adapter == "/an/adapter"
+
+
+def test_one_core_trains_with_one_worker(tmp_path: Path) -> None:
+    assert plan(tmp_path, cpus=1).finetune.workers == 1  # type: ignore[union-attr]
+
+
+def test_too_few_questions_and_names_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="3 questions are too few"):
+        plan(tmp_path, ROWS[:3])
+    with pytest.raises(InputError, match="'My Name' can't be a name"):
+        plan(tmp_path, name="My Name")
+    assert slug("Ünïcode & more__stuff!") == "n-code-more-stuff"
+    assert slug("///") == "docs"
+    assert len(slug("x" * 99)) <= 30
+
+
+def test_other_contents_have_another_fingerprint(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    files = [("a.md", 10, 1), ("b.md", 20, 2)]
+    assert made.fingerprint(files) == made.fingerprint(files[::-1])
+    assert made.fingerprint(files) != made.fingerprint([("a.md", 10, 1), ("b.md", 21, 2)])
+    assert made.fingerprint(files) != plan(tmp_path, ROWS[1:]).fingerprint(files)
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(row_line(row) for row in ROWS))
+    assert json.loads(path.read_text().splitlines()[0])["source"] == "0.md"
+    assert read_qa(path, quarantine=tmp_path / "q.jsonl", max_quarantined=0.0) == ROWS

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from stand_ins.world import make_cluster
+
+from tandem.artifacts.manifest import write_manifest
+from tandem.config.cluster import Cluster
+from tandem.errors import AuthError, InputError, NotFoundError, UnreachableError
+from tandem.orchestrator.deploy import Deployer, cause_line, judge, merged
+from tandem.orchestrator.ray_jobs import HttpRayJobs
+
+
+def app(name: str, route: str = "/", **args: Any) -> dict[str, Any]:
+    return {"name": name, "route_prefix": route, "import_path": "tandem.serving.app:build", "args": args}
+
+
+class Serve:
+    """Ray Serve's REST API as far as it is used: what a PUT leaves out is deleted."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, dict[str, Any]] = {}
+        self.puts: list[dict[str, Any]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            body = json.loads(request.content)
+            self.puts.append(body)
+            self.apps = {config["name"]: config for config in body["applications"]}
+            return httpx.Response(200)
+        details = {
+            name: {"status": "RUNNING", "deployed_app_config": config, "route_prefix": config["route_prefix"]}
+            for name, config in self.apps.items()
+        }
+        return httpx.Response(200, json={"applications": details, "proxies": {"n": {"status": "HEALTHY"}}})
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return make_cluster(tmp_path)
+
+
+@pytest.fixture
+def serve() -> Serve:
+    return Serve()
+
+
+@pytest.fixture
+def deployer(cluster: Cluster, serve: Serve) -> Deployer:
+    return Deployer(cluster, HttpRayJobs(cluster, transport=httpx.MockTransport(serve)))
+
+
+def test_what_is_deployed_beside_stays_deployed(deployer: Deployer, serve: Serve) -> None:
+    assert deployer.deploy({"applications": [app("a", "/a", top_k=1)]}) == ["a"]
+    deployer.deploy({"applications": [app("b", "/b")]})
+    deployer.deploy({"applications": [app("a", "/a", top_k=2)]})
+    assert {name: config["args"] for name, config in serve.apps.items()} == {"a": {"top_k": 2}, "b": {}}
+    deployer.undeploy("a")
+    assert list(serve.apps) == ["b"]
+    with pytest.raises(NotFoundError, match="no application 'a'"):
+        deployer.undeploy("a")
+
+
+def test_the_cluster_says_where_serve_listens(deployer: Deployer, serve: Serve) -> None:
+    deployer.deploy({"applications": [app("a")]})
+    assert serve.puts[0]["http_options"] == {"host": "127.0.0.1", "port": 3}
+
+
+def test_two_applications_on_one_route_are_refused_before_anything_changes(deployer: Deployer, serve: Serve) -> None:
+    deployer.deploy({"applications": [app("a", "/x")]})
+    with pytest.raises(InputError, match="two applications have the route /x"):
+        deployer.deploy({"applications": [app("b", "/x")]})
+    assert list(serve.apps) == ["a"]
+
+
+def test_an_artifact_is_pinned_so_that_a_newer_one_is_deployed(
+    cluster: Cluster, deployer: Deployer, serve: Serve
+) -> None:
+    with pytest.raises(NotFoundError, match="no artifact artifact:tuned"):
+        deployer.deploy({"applications": [app("a", uri="artifact:tuned")]})
+    folder = cluster.storage / "artifacts" / "tuned" / "tuned-1"
+    folder.mkdir(parents=True)
+    write_manifest(folder, name="tuned", id="tuned-1", type="adapter", meta={})
+    deployer.deploy({"applications": [app("a", uris=["artifact:tuned", "/local", "artifact:other@x"])]})
+    assert serve.apps["a"]["args"]["uris"] == ["artifact:tuned@tuned-1", "/local", "artifact:other@x"]
+
+
+def test_an_application_that_is_being_deleted_is_not_deployed_again() -> None:
+    current = {"applications": {"old": {"status": "DELETING", "deployed_app_config": app("old")}}}
+    assert [config["name"] for config in merged(current, {"applications": [app("new")]})["applications"]] == ["new"]
+
+
+def serving(status: str, *, message: str = "", proxies: tuple[str, ...] = ("HEALTHY",)) -> dict[str, Any]:
+    deployments = {"LLM": {"status": "UPDATING", "message": message, "replicas": [{"state": "RUNNING"}]}}
+    details = {
+        "status": status,
+        "message": "",
+        "deployments": deployments,
+        "route_prefix": "/a",
+        "last_deployed_time_s": 5,
+    }
+    return {"applications": {"a": details}, "proxies": {str(n): {"status": proxy} for n, proxy in enumerate(proxies)}}
+
+
+TRACEBACK = """The deployment failed to start 1 times. Error:
+ray::LLM.__init__()
+Traceback (most recent call last):
+  File "x.py", line 1, in build
+tandem.errors.ModelError: /m: a model path without weights"""
+
+
+@pytest.mark.parametrize(
+    ("current", "verdict", "message"),
+    [
+        (serving("RUNNING"), "running", ""),
+        (serving("DEPLOYING"), "waiting", ""),
+        # Serve goes on trying for minutes; the exception doesn't change.
+        (
+            serving("DEPLOYING", message=TRACEBACK),
+            "failed",
+            "tandem.errors.ModelError: /m: a model path without weights",
+        ),
+        (serving("DEPLOY_FAILED"), "failed", ""),
+        # RUNNING, and nobody can reach it.
+        (serving("RUNNING", proxies=("UNHEALTHY",)), "waiting", "Ray Serve's HTTP proxy is UNHEALTHY"),
+    ],
+)
+def test_the_verdict_is_not_serves_word_alone(current: dict[str, Any], verdict: str, message: str) -> None:
+    status = judge(current, "a", "http://127.0.0.1:8000")
+    assert (status.verdict, status.message) == (verdict, message)
+    assert (status.url, status.deployed_at, status.replicas) == ("http://127.0.0.1:8000/a", 5.0, {"LLM": 1})
+
+
+def test_a_plain_message_is_its_first_line() -> None:
+    assert cause_line("\nwaiting for replicas\nmore") == "waiting for replicas"
+    assert cause_line("") == ""
+
+
+def test_what_the_dashboard_answers_becomes_the_right_error(cluster: Cluster) -> None:
+    def answering(respond: Any) -> HttpRayJobs:
+        return HttpRayJobs(cluster, transport=httpx.MockTransport(respond))
+
+    def broken(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    with pytest.raises(AuthError, match="refuses our token"):
+        answering(lambda _: httpx.Response(403)).cpus()
+    assert answering(broken).cpus() is None
+    assert answering(broken).observe("x.1").status == "UNREACHABLE"
+    assert answering(lambda _: httpx.Response(404)).observe("x.1").status == "MISSING"
+    assert answering(lambda _: httpx.Response(500)).observe("x.1").status == "UNREACHABLE"
+    with pytest.raises(UnreachableError):
+        answering(lambda _: httpx.Response(500, text="No available agent")).submit("x.1", "exec true", {}, {})
+    # The call before this one had been heard after all.
+    answering(lambda _: httpx.Response(500, text="ValueError: Job with submission_id x.1 already exists.")).submit(
+        "x.1", "exec true", {}, {}
+    )

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from stand_ins.world import make_cluster
+
+from tandem.errors import InputError
+from tandem.orchestrator.controller import Policy
+from tandem.orchestrator.local import Marks, down, up
+from tandem.orchestrator.processes import MARK, end, free_port, marked, port_in_use
+from tandem.orchestrator.ray_head import HAPROXY_PATH_MAX, haproxy_environment, head_command, head_environment
+from tandem.orchestrator.secrets import make_secrets
+from tandem.orchestrator.settings import ServerSettings
+from tandem.specs import ClusterSpec
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield int(server.getsockname()[1])
+
+
+def test_a_port_in_use_is_told_before_anything_is_written(
+    tmp_path: Path, listening: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TANDEM_STORAGE", raising=False)
+    storage = tmp_path / "store"
+    ports = {"gcs": 0, "dashboard": listening, "server": 0, "endpoint": 0}
+    spec = ClusterSpec.model_validate({"storage": str(storage), "ports": ports})
+    with pytest.raises(InputError, match=rf"in use: port {listening} \(dashboard\)") as raised:
+        up(spec)
+    assert "ports: {dashboard: 0}" in str(raised.value)
+    assert not storage.exists()
+
+
+def test_down_with_nothing_up_stops_nothing(tmp_path: Path) -> None:
+    assert down(tmp_path) is False
+
+
+def test_free_and_taken_ports(listening: int) -> None:
+    assert port_in_use(listening)
+    port = free_port([listening])
+    assert port != listening
+    assert not port_in_use(port)
+
+
+def test_only_marked_processes_and_their_children_are_found_and_ended() -> None:
+    sleep = "import time; time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '{sleep}'], env={{}}); {sleep}"
+    mine = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, MARK: "unit-test-mark"})
+    other = subprocess.Popen([sys.executable, "-c", sleep], env={**os.environ, MARK: "other"})
+    try:
+        deadline = time.monotonic() + 20
+        # The child has no environment at all, as one whose title was rewritten.
+        while len(marked("unit-test-mark")) < 2 and time.monotonic() < deadline:
+            mine.poll()
+        found = marked("unit-test-mark")
+        assert len(found) == 2
+        assert mine.pid in {process.pid for process in found}
+        assert end(found) == []
+        assert marked("unit-test-mark") == []
+        assert psutil.pid_exists(other.pid)
+        assert other.poll() is None
+    finally:
+        for process in (mine, other):
+            process.kill()
+            process.wait()
+
+
+def test_secrets_are_made_once_and_are_nobody_elses(tmp_path: Path) -> None:
+    cluster = make_cluster(tmp_path)
+    cluster.api_key_file.unlink()
+    cluster = ServerSettings(cluster, Policy(True, 1), None).cluster
+    make_secrets(cluster)
+    key = cluster.api_key()
+    make_secrets(cluster)
+    assert cluster.api_key() == key
+    assert len(key) > 40
+    assert stat.S_IMODE(cluster.api_key_file.stat().st_mode) == 0o600
+    tenants = json.loads((tmp_path / "api-keys.json").read_text())
+    assert list(tenants.values()) == ["*"]
+    assert key not in (tmp_path / "api-keys.json").read_text()
+
+
+def test_the_server_reads_the_settings_that_were_written(tmp_path: Path) -> None:
+    settings = ServerSettings(make_cluster(tmp_path), Policy(retry=False, max_attempts=2), 2.0)
+    assert ServerSettings.load(settings.save()) == settings
+
+
+def test_sockets_fit_however_long_the_storage_path_is(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 200)
+    marks = Marks.of(deep)
+    assert marks == Marks.of(deep)
+    assert marks != Marks.of(tmp_path)
+    assert len(str(marks.temp_dir / "h")) <= HAPROXY_PATH_MAX
+    assert haproxy_environment(marks.temp_dir / "h")["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    # Better the slower way in than none.
+    assert haproxy_environment(deep) == {}
+
+
+def test_the_head_listens_on_loopback_with_a_token_and_is_told_of_no_other_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    cluster = make_cluster(tmp_path)
+    command = head_command(cluster, tmp_path / "t", 4)
+    assert "--dashboard-host=127.0.0.1" in command
+    assert "--num-cpus=4" in command
+    environment = head_environment(cluster, "mark", tmp_path / "t")
+    assert "RAY_ADDRESS" not in environment
+    assert environment[MARK] == "mark"
+    assert environment["TANDEM_STORAGE"] == str(tmp_path)

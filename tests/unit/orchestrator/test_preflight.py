@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tandem.orchestrator.preflight import absolute, inputs, missing_inputs
+from tandem.specs import KINDS
+
+
+def canonical(**data: Any) -> dict[str, Any]:
+    return KINDS[data["kind"]].model_validate(data).canonical()
+
+
+def test_relative_paths_become_absolute_and_other_uris_stay(tmp_path: Path) -> None:
+    spec = canonical(kind="index", name="i", sources=["docs", "file:more", "pypi:x==1/y#sha256=0", "/abs"])
+    assert [value for place, value in inputs(absolute(spec, tmp_path)) if place.startswith("sources")] == [
+        f"{tmp_path}/docs",
+        f"{tmp_path}/more",
+        "pypi:x==1/y#sha256=0",
+        "/abs",
+    ]
+    assert spec["sources"][0]["uri"] == "docs"
+    finetune = canonical(kind="finetune", name="f", model="hf:a/b", data={"train": "rows.jsonl"}, deepspeed="ds.json")
+    assert dict(inputs(absolute(finetune, tmp_path))) == {
+        "model": "hf:a/b",
+        "data.train": f"{tmp_path}/rows.jsonl",
+        "deepspeed": f"{tmp_path}/ds.json",
+    }
+
+
+def test_a_zero_stage_is_no_path(tmp_path: Path) -> None:
+    spec = canonical(kind="finetune", name="f", model="hf:a/b", data={"train": "rows.jsonl"}, deepspeed=3)
+    assert absolute(spec, tmp_path)["deepspeed"] == 3
+
+
+def test_every_missing_input_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text("")
+    spec = canonical(kind="index", name="i", sources=["empty", "nope"], embedder={"model": "model"})
+    faults = missing_inputs(absolute(spec, tmp_path), where="index.yaml")
+    assert [str(fault) for fault in faults] == [
+        f"index.yaml: sources.0.uri: an empty folder: {tmp_path}/empty (put documents into it, or name another)",
+        f"index.yaml: sources.1.uri: no such file or folder: {tmp_path}/nope "
+        "(check the path; it is relative to the current folder)",
+        f"index.yaml: embedder.model: a model path without weights: {tmp_path}/model "
+        "(it needs config.json and *.safetensors, or a .gguf file)",
+    ]
+    spec = canonical(kind="compare", name="c", model="model", eval="rows.jsonl", collection="x", raft_adapter="model")
+    faults = missing_inputs(absolute(spec, tmp_path), where="c.yaml")
+    assert [fault.what.split(":")[0] for fault in faults] == [
+        "a model path without weights",
+        "an adapter path without weights",
+        "an empty file",
+    ]
+
+
+@pytest.mark.parametrize(
+    "files", [("config.json", "model.safetensors"), ("m.gguf",), ("modules.json", "0/model.safetensors")]
+)
+def test_what_counts_as_weights(tmp_path: Path, files: tuple[str, ...]) -> None:
+    for name in files:
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_text("x")
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    spec = canonical(kind="compare", name="c", model="model", eval="rows.jsonl", collection="x")
+    assert missing_inputs(absolute(spec, tmp_path), where="c.yaml") == []

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tandem.errors import NotFoundError
+from tandem.orchestrator.identity import job_id
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.states import Reason, State
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'tandem.db'}"
+
+
+def test_the_same_name_and_spec_give_the_same_job_unless_again(url: str) -> None:
+    records = Records(url)
+    first, created = records.submit("index", "docs", {"a": 1})
+    assert created
+    assert first.id == job_id("index", "docs", {"a": 1})
+    assert records.submit("index", "docs", {"a": 1}) == (first, False)
+    assert records.submit("index", "docs", {"a": 1}, again=True)[0].id == f"{first.id}-2"
+    assert records.submit("index", "docs", {"a": 1}, again=True)[0].id == f"{first.id}-3"
+    assert records.submit("index", "docs", {"a": 2})[0].id not in {first.id, f"{first.id}-2", f"{first.id}-3"}
+
+
+def test_the_id_depends_on_the_kind_and_not_on_the_order_of_keys() -> None:
+    assert job_id("index", "x", {"a": 1, "b": 2}) == job_id("index", "x", {"b": 2, "a": 1})
+    assert job_id("index", "x", {"a": 1}) != job_id("compare", "x", {"a": 1})
+    assert job_id("index", "x", {}).startswith("x-")
+    assert len(job_id("index", "x", {})) == len("x-") + 8
+
+
+def test_every_change_is_a_row_with_time_and_reason_and_survives_a_restart(url: str) -> None:
+    times = iter(range(100, 200))
+    records = Records(url, clock=lambda: float(next(times)))
+    job, _ = records.submit("index", "docs", {})
+    records.begin_attempt(job.id)
+    records.change(job.id, State.RUNNING, Reason.DRIVER_RUNS)
+    records.change(job.id, State.RETRYING, Reason.NODE_LOST, "gone", not_before=500.0, exit_code=-9)
+    records.close()
+
+    again = Records(url)
+    loaded = again.get(job.id)
+    assert (loaded.state, loaded.reason, loaded.attempt, loaded.not_before) == (
+        State.RETRYING,
+        Reason.NODE_LOST,
+        1,
+        500.0,
+    )
+    events = again.events(job.id)
+    assert [event["state"] for event in events] == ["QUEUED", "STARTING", "RUNNING", "RETRYING"]
+    assert [event["reason"] for event in events] == ["submitted", "admitted", "driver_runs", "node_lost"]
+    assert [event["at"] for event in events] == sorted(event["at"] for event in events)
+    (attempt,) = again.attempts(job.id)
+    assert attempt["submission_id"] == f"{job.id}.1"
+    assert (attempt["reason"], attempt["message"], attempt["exit_code"]) == ("node_lost", "gone", -9)
+
+
+def test_a_step_that_the_state_machine_has_not_changes_nothing(url: str) -> None:
+    records = Records(url)
+    job, _ = records.submit("index", "docs", {})
+    with pytest.raises(ValueError, match="QUEUED can't become SUCCEEDED"):
+        records.change(job.id, State.SUCCEEDED, Reason.DONE)
+    assert records.get(job.id).state is State.QUEUED
+    assert len(records.events(job.id)) == 1
+
+
+def test_a_name_finds_its_latest_job_and_an_unknown_one_says_so(url: str) -> None:
+    records = Records(url)
+    records.submit("index", "docs", {"a": 1})
+    latest, _ = records.submit("index", "docs", {"a": 2})
+    assert records.get("docs").id == latest.id
+    with pytest.raises(NotFoundError, match="no job 'nope'"):
+        records.get("nope")
+
+
+def test_find_filters_and_keeps_the_order_of_submission(url: str) -> None:
+    records = Records(url)
+    ids = [records.submit(kind, name, {})[0].id for kind, name in [("index", "b"), ("compare", "a"), ("index", "c")]]
+    assert [job.id for job in records.find()] == ids
+    assert [job.id for job in records.find(limit=2)] == ids[1:]
+    assert [job.id for job in records.find(kind="index")] == [ids[0], ids[2]]
+    assert [job.id for job in records.find(states=[State.RUNNING])] == []
+
+
+def test_submissions_from_many_threads_make_one_job(url: str) -> None:
+    records = Records(url)
+    made: list[bool] = []
+    errors: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            made.append(records.submit("index", "docs", {})[1])
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+            errors.append(error)
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sum(made) == 1
+    assert len(records.find()) == 1

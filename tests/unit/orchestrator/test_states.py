@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from tandem import errors
+from tandem.errors import InputError
+from tandem.orchestrator.states import (
+    FINAL,
+    NEXT,
+    RETRYABLE,
+    USER_ERROR_TYPES,
+    Observation,
+    Reason,
+    State,
+    ending,
+    error_line,
+)
+
+
+def test_every_reason_says_whether_it_is_retried() -> None:
+    assert set(RETRYABLE) == set(Reason)
+    assert {reason for reason, again in RETRYABLE.items() if again} == {
+        Reason.DRIVER_DIED,
+        Reason.NODE_LOST,
+        Reason.HEAD_LOST,
+        Reason.START_FAILED,
+    }
+
+
+def test_nothing_follows_a_final_state_and_every_other_can_reach_one() -> None:
+    assert {state for state, following in NEXT.items() if not following} == FINAL
+    for state in set(State) - FINAL:
+        assert NEXT[state] & FINAL
+
+
+def test_every_input_error_is_a_user_error() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, InputError)]
+    assert {kind.__name__ for kind in kinds} == set(USER_ERROR_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "reason"),
+    [
+        (Observation("SUCCEEDED", has_result=True), State.SUCCEEDED, Reason.DONE),
+        # The driver wrote its result and was killed on its way out, or the head forgot it: the work is done.
+        (Observation("FAILED", exit_code=-9, has_result=True), State.SUCCEEDED, Reason.DONE),
+        (Observation("MISSING", has_result=True), State.SUCCEEDED, Reason.DONE),
+        # Ray calls a killed driver behind a shell SUCCEEDED.
+        (Observation("SUCCEEDED"), State.FAILED, Reason.NO_RESULT),
+        (Observation("FAILED", exit_code=-9), State.FAILED, Reason.DRIVER_DIED),
+        (Observation("FAILED", exit_code=2), State.FAILED, Reason.USER_ERROR),
+        (Observation("FAILED", exit_code=1), State.FAILED, Reason.JOB_ERROR),
+        (Observation("FAILED", error_type="JOB_SUPERVISOR_ACTOR_DIED"), State.FAILED, Reason.NODE_LOST),
+        (Observation("FAILED", error_type="JOB_SUPERVISOR_ACTOR_START_TIMEOUT"), State.FAILED, Reason.START_FAILED),
+        (Observation("FAILED", error_type="RUNTIME_ENV_SETUP_FAILURE"), State.FAILED, Reason.START_FAILED),
+        (Observation("MISSING"), State.FAILED, Reason.HEAD_LOST),
+        (Observation("STOPPED"), State.STOPPED, Reason.STOPPED),
+        (Observation("FAILED", exit_code=2, error={"type": "DataError"}), State.FAILED, Reason.USER_ERROR),
+        (Observation("FAILED", exit_code=1, error={"type": "OutOfMemoryError"}), State.FAILED, Reason.OUT_OF_MEMORY),
+        (Observation("FAILED", exit_code=1, error={"type": "ActorDiedError"}), State.FAILED, Reason.NODE_LOST),
+        (Observation("FAILED", exit_code=1, error={"type": "ValueError"}), State.FAILED, Reason.JOB_ERROR),
+    ],
+)
+def test_how_an_attempt_ended(seen: Observation, state: State, reason: Reason) -> None:
+    assert ending(seen)[:2] == (state, reason)
+
+
+def test_an_error_file_becomes_one_line() -> None:
+    error = {"type": "DataError", "what": "12 of 20 rows are unusable", "where": "qa.jsonl", "remedy": "see quarantine"}
+    assert error_line(error) == "qa.jsonl: 12 of 20 rows are unusable (see quarantine)"
+    assert ending(Observation("FAILED", error=error))[2] == error_line(error)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import write_embedder
+
+from tandem.errors import ModelError
+from tandem.retrieval.embedding import Embedder, configured_dimension, fingerprint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_embedder(tmp_path_factory.mktemp("models") / "embedder")
+
+
+def test_vectors_are_unit_float32_and_in_the_order_of_the_texts(model: Path) -> None:
+    embedder = Embedder(model, batch_size=2)
+    texts = ["the quick brown fox jumps over the lazy dog", "fox", "the default value", "dog", "a long one " * 9]
+    vectors = embedder.encode(texts)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (5, embedder.dimension) == (5, configured_dimension(model))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    # Batches are made by length: the rows must come back in our order all the same.
+    for text, vector in zip(texts, vectors, strict=True):
+        assert np.allclose(embedder.encode([text])[0], vector, atol=1e-5)
+    assert embedder.encode([]).shape == (0, embedder.dimension)
+
+
+def test_pickled_weights_are_not_even_tried(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no safetensors"):
+        Embedder(folder, batch_size=2)
+
+
+def test_a_folder_that_is_no_embedder_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(ModelError, match="not an embedder"):
+        Embedder(tmp_path, batch_size=2)
+    with pytest.raises(ModelError, match="no dimension"):
+        configured_dimension(tmp_path)
+
+
+def test_the_fingerprint_follows_the_content_and_not_the_place(model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(model, tmp_path / "elsewhere")
+    assert fingerprint(copy) == fingerprint(model)
+    with (copy / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert fingerprint(copy) != fingerprint(model)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+from stand_ins.qdrant_server import StandIn, running
+from unit.retrieval.contract import COLLECTION, StoreContract, ask, point
+
+from tandem.errors import AuthError, StoreError, UnreachableError
+from tandem.retrieval.qdrant import QdrantStore
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with running() as state:
+        yield state
+
+
+class TestQdrantStoreOnTheStandIn(StoreContract):
+    @pytest.fixture
+    def store(self, server: StandIn) -> Iterator[QdrantStore]:
+        store = QdrantStore(server.url, None, 10)
+        yield store
+        store.close()
+
+    def test_every_branch_and_the_top_of_a_hybrid_query_carry_the_filter(
+        self, filled: QdrantStore, server: StandIn
+    ) -> None:
+        filled.search(COLLECTION, [ask("cat", "cat", "hybrid", tenant="red")])
+        (search,) = json.loads(server.requests[-1][2])["searches"]
+        assert len(search["prefetch"]) == 2
+        assert all("red" in json.dumps(branch["filter"]) for branch in [search, *search["prefetch"]])
+        assert search["query"]["rrf"]["k"] == 60
+
+    @pytest.mark.parametrize(
+        ("status", "error"), [(500, StoreError), (503, StoreError), (401, AuthError), (403, AuthError)]
+    )
+    def test_refusals_become_our_errors(
+        self, filled: QdrantStore, server: StandIn, status: int, error: type[Exception]
+    ) -> None:
+        server.faults.append(status)
+        with pytest.raises(error) as caught:
+            filled.upsert(COLLECTION, [point("cat")])
+        assert caught.value.where == server.url
+
+    def test_a_wrong_key_is_said_so(self, server: StandIn) -> None:
+        server.api_key = "right"
+        with pytest.raises(AuthError, match="api_key_env"):
+            QdrantStore(server.url, "wrong", 10).collections()
+        assert QdrantStore(server.url, "right", 10).collections() == []
+
+
+def test_no_server_is_said_so() -> None:
+    with pytest.raises(UnreachableError, match="can't be reached"):
+        QdrantStore("http://127.0.0.1:9", None, 2).collections()
+
+
+if "QDRANT_URL" in os.environ:
+
+    class TestQdrantStoreOnARealServer(StoreContract):
+        @pytest.fixture
+        def store(self) -> Iterator[QdrantStore]:
+            store = QdrantStore(os.environ["QDRANT_URL"], os.environ.get("QDRANT_API_KEY"), 30)
+            if store.collections():
+                pytest.fail("this suite wants an empty server: it creates and drops collections")
+            yield store
+            for name in store.collections():
+                store.drop_collection(name)
+            store.close()
+
+else:
+
+    @pytest.mark.skip(reason="no Qdrant server: set QDRANT_URL to run the contract on a real one")
+    def test_the_contract_on_a_real_server() -> None:
+        raise AssertionError("skipped")

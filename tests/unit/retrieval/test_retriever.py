@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
+
+from tandem.artifacts.manifest import write_manifest
+from tandem.errors import NotFoundError
+from tandem.retrieval.embedded import EdgeStore
+from tandem.retrieval.retriever import Retriever
+from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
+from tandem.retrieval.store import Point
+
+
+class Embedder:
+    """Knows the vectors of five animals."""
+
+    def encode(self, texts: list[str]) -> list[list[float]]:
+        return [next(vector for name, (_, vector, _) in TEXTS.items() if name in text) for text in texts]
+
+
+@pytest.fixture
+def retriever(tmp_path: Path) -> Iterator[Retriever]:
+    store = EdgeStore(tmp_path / "index")
+    store.create_collection(COLLECTION, dimension=4, sparse=True)
+    points = []
+    for name, (text, vector, tenant) in TEXTS.items():
+        payload: dict[str, Any] = {"source": f"{name}.md", "title": name, "section": name, "text": text}
+        payload |= {"start": 0, "end": len(text), **({"tenant": tenant} if tenant else {})}
+        points.append(Point(ident(name), vector, terms(text), payload))
+    store.upsert(COLLECTION, points)
+    yield Retriever(store, COLLECTION, Embedder())
+    store.close()
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
+def test_each_question_gets_its_passages_in_order(retriever: Retriever, mode: Any) -> None:
+    found = retriever.search(["where is the owl?", "the eel"], top_k=2, mode=mode)
+    assert [passages[0].title for passages in found] == ["owl", "eel"]
+    best = found[0][0]
+    assert (best.id, best.source, best.text, best.tenant) == (ident("owl"), "owl.md", TEXTS["owl"][0], "blue")
+    assert all(len(passages) <= 2 for passages in found)
+    assert retriever.search([], top_k=2) == []
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
+def test_a_tenant_never_gets_what_belongs_to_another(retriever: Retriever, mode: Any) -> None:
+    for question in ("owl", "the cat and the dog and the eel at night"):
+        (passages,) = retriever.search([question], top_k=10, mode=mode, tenant="red")
+        assert {passage.tenant for passage in passages} <= {"red", None}
+
+
+def test_a_filter_narrows(retriever: Retriever) -> None:
+    (passages,) = retriever.search(["owl"], top_k=10, filter={"source": ["cat.md", "dog.md"]})
+    assert {passage.source for passage in passages} == {"cat.md", "dog.md"}
+
+
+def snapshot(collection: str, **changes: Any) -> IndexSnapshot:
+    values = dict.fromkeys(IndexSnapshot.__dataclass_fields__, 1) | {"collection": collection, "id": "x", **changes}
+    return IndexSnapshot(**values)
+
+
+def test_without_term_weights_hybrid_search_is_dense(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path / "index")
+    store.create_collection("plain", dimension=4, sparse=False)
+    payload = {"source": "s", "title": "t", "section": "c", "text": "x", "start": 0, "end": 1}
+    store.upsert("plain", [Point(ident("cat"), TEXTS["cat"][1], None, payload)])
+    (passages,) = Retriever(store, "plain", Embedder(), snapshot("plain", sparse=False)).search(["cat"], top_k=1)
+    assert [passage.id for passage in passages] == [ident("cat")]
+    store.close()
+
+
+def test_an_unknown_collection_names_those_that_exist(retriever: Retriever) -> None:
+    with pytest.raises(NotFoundError, match=f"there are: {COLLECTION}"):
+        Retriever(retriever._store, "none", Embedder()).search(["cat"], top_k=1)
+
+
+def test_the_newest_complete_artifact_of_a_collection_is_found(tmp_path: Path) -> None:
+    root = tmp_path / "artifacts"
+    for name, number in (("a", 1), ("b", 2), ("a", 3)):
+        folder = root / name / str(number)
+        folder.mkdir(parents=True)
+        write_snapshot(folder, snapshot("docs", id=str(number)), name=name, id=str(number), figures={"embedded": 0})
+    other = root / "c" / "4"
+    other.mkdir(parents=True)
+    write_snapshot(other, snapshot("else"), name="c", id="4", figures={})
+    incomplete = root / "a" / "5"
+    incomplete.mkdir()
+    (incomplete / FILE).write_text(json.dumps({"collection": "docs"}))
+    report = root / "r" / "6"
+    report.mkdir(parents=True)
+    write_manifest(report, name="r", id="6", type="report", meta={"snapshot": {"collection": "docs"}})
+    found = find_snapshot(tmp_path, "docs")
+    assert found is not None
+    assert found.id == "3"
+    assert find_snapshot(tmp_path, "none") is None
+
+
+def test_a_snapshot_is_the_same_in_any_order_and_another_with_other_settings() -> None:
+    assert snapshot_id(["b", "a"], "s") == snapshot_id(["a", "b"], "s")
+    assert len({snapshot_id(["a", "b"], "s"), snapshot_id(["a"], "s"), snapshot_id(["a", "b"], "t")}) == 3

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tandem.errors import InputError
+from tandem.serving.api_errors import ApiError
+from tandem.serving.api_keys import KeyRing
+
+
+def test_a_new_key_counts_without_a_restart(keys_file: Path):
+    keys = KeyRing(keys_file)
+    with pytest.raises(ApiError):
+        keys.caller("Bearer new")
+    keys_file.write_text(json.dumps({hashlib.sha256(b"new").hexdigest(): "acme"}))
+    os.utime(keys_file, ns=(1, 1))
+    assert keys.caller("Bearer new").tenant == "acme"
+    with pytest.raises(ApiError):
+        keys.caller("Bearer key-of-all")
+
+
+def test_a_hash_is_no_key(keys_file: Path):
+    digest = next(iter(json.loads(keys_file.read_text())))
+    with pytest.raises(ApiError):
+        KeyRing(keys_file).caller(f"Bearer {digest}")
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"ab": 3}'])
+def test_without_a_proper_file_there_is_no_endpoint(tmp_path: Path, text):
+    path = tmp_path / "keys.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"keys\.json"):
+        KeyRing(path)

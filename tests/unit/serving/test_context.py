@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+from unit.serving.fakes import FakePassage
+
+from tandem.serving.api_errors import ApiError
+from tandem.serving.context import compose, fit
+from tandem.serving.requests import Message
+from tandem.specs.base import PromptSpec
+
+PROMPT = PromptSpec(system="Be brief.", system_context="Use the documents.")
+PASSAGES = [FakePassage(f"p{n}", "s", f"passage{n} of ten words or so, and then some more", 1 / n) for n in range(1, 6)]
+
+
+def words(messages: list[dict[str, str]]) -> int:
+    return sum(len(m["content"].split()) for m in messages)
+
+
+def conversation(*turns: tuple[str, str]) -> list[Message]:
+    return [Message(role=role, content=content) for role, content in turns]
+
+
+QUESTION = conversation(("user", "What is {passages}?"))
+
+
+def test_all_passages_when_they_fit():
+    messages, kept = fit(PROMPT, QUESTION, PASSAGES, count=words, budget=10_000)
+    assert kept == PASSAGES
+    assert messages == compose(PROMPT, QUESTION, PASSAGES)
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_the_lowest_ranked_are_dropped_until_it_fits(n):
+    budget = words(compose(PROMPT, QUESTION, PASSAGES[:n]))
+    messages, kept = fit(PROMPT, QUESTION, PASSAGES, count=words, budget=budget)
+    assert kept == PASSAGES[:n]
+    assert words(messages) == budget
+    assert messages[-1]["content"].endswith("What is {passages}?")
+
+
+def test_the_question_is_never_cut():
+    budget = words(compose(PROMPT, QUESTION, [])) - 1
+    with pytest.raises(ApiError) as caught:
+        fit(PROMPT, QUESTION, PASSAGES, count=words, budget=budget)
+    assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+
+
+def test_earlier_turns_stay_between_system_and_question():
+    talk = conversation(("system", "In verse."), ("user", "one"), ("assistant", "two"), ("user", "three"))
+    messages = compose(PROMPT, talk, PASSAGES[:1])
+    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
+    assert messages[0]["content"] == "Use the documents.\n\nIn verse."
+    assert [m["content"] for m in messages[1:3]] == ["one", "two"]
+
+
+def test_without_a_system_text_there_is_no_system_turn():
+    assert [m["role"] for m in compose(PromptSpec(system=""), QUESTION, [])] == ["user"]
