@@ -55,7 +55,7 @@ def _model() -> Path:
     from tandem.models.loading import model_path
     from tandem.specs.loading import read_yaml
 
-    return model_path(read_yaml(ROOT / "jobs" / "finetune.yaml").data["model"], storage=storage_path())
+    return model_path(read_yaml(ROOT / "jobs" / "compare.yaml").data["model"], storage=storage_path())
 
 
 def _requests(k: int, turn: int) -> list[GenerationRequest]:

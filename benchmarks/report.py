@@ -79,7 +79,7 @@ def show(result: Result) -> None:
     for number, key in enumerate(result.rows[0]):
         table.add_column(key, justify="left" if number == 0 else "right", no_wrap=True)
     for row in result.rows:
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console(width=None if os.isatty(1) else 140).print(table)
 
 

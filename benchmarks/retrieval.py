@@ -1,6 +1,6 @@
 """How far is the embedded store from the fastest thing possible at this size, a product of matrices in memory?
 
-10,000 paragraphs of the demo's documents, really embedded (random vectors say nothing of recall), and 200 others as
+10,000 paragraphs of Django's documentation, really embedded (random vectors say nothing of recall), and 200 others as
 queries, sent one at a time. Recall is judged by the exact answer. "Filtered" asks for one tenant of ten.
 """
 
@@ -35,6 +35,7 @@ Searched = Callable[[int, str | None], list[int]]
 def run() -> Result:
     """Embed once, then build and search every contender."""
     import numpy as np
+    from threadpoolctl import threadpool_limits
 
     texts = _paragraphs(POINTS + QUERIES)
     vectors = _embed(texts)  # (points + queries, dimension), rows of length 1
@@ -42,7 +43,8 @@ def run() -> Result:
     tenants = np.arange(POINTS) % TENANTS
     exact = _brute_force(points, queries, tenants)
     truth = [set(exact(number, None)) for number in range(QUERIES)]
-    with tempfile.TemporaryDirectory() as folder:
+    # The engine answers a query in one thread. So does numpy here: on a busy machine its threads wait for each other.
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         built: list[tuple[str, float, Searched, bool]] = [("numpy, exact", 0.0, exact, True)]
         contenders: dict[str, Callable[[], Searched]] = {
             "qdrant-client, local mode": lambda: _client_local(points, queries),
@@ -55,7 +57,7 @@ def run() -> Result:
             built.append((name, took, made[0], "hybrid" not in name))
         rows = [_row(name, took, search, truth if dense else None) for name, took, search, dense in built]
     for row in rows:
-        row["× numpy"] = row["p50, ms"] / rows[0]["p50, ms"]
+        row["p50 ÷ numpy's"] = row["p50, ms"] / rows[0]["p50, ms"]
     return Result(
         "retrieval",
         "time of one search, and how many of the exact ten nearest it finds",
@@ -87,7 +89,7 @@ def _row(name: str, build_s: float, search: Searched, truth: list[set[int]] | No
 
 
 def _paragraphs(count: int) -> list[str]:
-    """The first so many different paragraphs of the demo's documents."""
+    """The first so many different paragraphs of the documents that the demo takes its own from."""
     from tandem.artifacts.uris import resolve
     from tandem.config.cluster import storage_path
     from tandem.data.documents import list_files, read_document
@@ -98,7 +100,7 @@ def _paragraphs(count: int) -> list[str]:
     found: dict[str, None] = {}
     for source in spec.sources:
         root = resolve(source.uri, storage=storage_path())
-        for path in list_files(source, root):
+        for path in list_files(source.model_copy(update={"include": ("**/*.txt",)}), root):
             for document in read_document(path, root):
                 found |= dict.fromkeys(_cut(document.text))
                 if len(found) >= count:

@@ -33,7 +33,7 @@ class Home:
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command line in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "tandem.cli", *arguments],
+            [str(Path(sys.executable).with_name("tandem")), *arguments],
             cwd=self.path,
             env={key: value for key, value in os.environ.items() if key not in ("TANDEM_STORAGE", "RAY_AUTH_MODE")},
             stdout=subprocess.PIPE,

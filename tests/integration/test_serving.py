@@ -20,18 +20,16 @@ from tandem.artifacts.job import JobContext
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.models.engines import GenerationRequest, open_engine
 from tandem.models.engines.hardware import read_processor, vllm_obstacle
-from tandem.specs import EngineSpec, IndexSpec
+from tandem.specs import IndexSpec
+from tandem.specs.compare import EngineSpec
 
 DOCUMENTS = {
-    "fox.md": "# Fox\n\nThe quick brown fox jumps over the lazy dog.",
-    "tandem.md": "# Tandem\n\nTandem trains and retrieves.",
-    "numbers.md": "# Numbers\n\nZero, one, two, three, four.",
+    "documents.jsonl#1": {"tenant": "acme", "text": "The quick brown fox jumps over the lazy dog."},
+    "documents.jsonl#2": {"tenant": "acme", "text": "Tandem trains and retrieves."},
+    "documents.jsonl#3": {"tenant": "acme", "text": "The fox of acme jumps at nine."},
+    "documents.jsonl#4": {"tenant": "globex", "text": "The fox of globex jumps at ten."},
 }
 TENANTS = {"key-of-all": "*", "key-of-acme": "acme", "key-of-globex": "globex"}
-OWNED = [
-    {"id": "1", "text": "The fox of acme jumps at nine.", "tenant": "acme"},
-    {"id": "2", "text": "The fox of globex jumps at ten.", "tenant": "globex"},
-]
 
 
 def eventually(condition: Callable[[], bool], *, within_s: float) -> bool:
@@ -57,13 +55,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def indexed(ray_cluster: Cluster, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """The cluster, with a collection of `DOCUMENTS`, which are everybody's, and `OWNED`; and the keys of `TENANTS`."""
+    """The cluster, with a collection of `DOCUMENTS` and the keys of `TENANTS`."""
     from tandem.retrieval import job
 
     docs = tmp_path_factory.mktemp("docs")
-    for name, text in DOCUMENTS.items():
-        (docs / name).write_text(text)
-    (docs / "owned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OWNED))
+    rows = [{"id": source.rpartition("#")[2], **row} for source, row in DOCUMENTS.items()]
+    (docs / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = IndexSpec.model_validate(
         {
             "kind": "index",
@@ -145,9 +142,8 @@ def test_the_official_client_gets_an_answer_with_citations(client: openai.OpenAI
     assert 0 < answer.usage.completion_tokens <= 12
     citations = answer.citations
     assert len(citations) == 2
-    sources = DOCUMENTS | {f"owned.jsonl#{row['id']}": row["text"] for row in OWNED}
     for citation in citations:
-        assert citation["text"] in sources[citation["source"]]
+        assert citation["text"] in DOCUMENTS[citation["source"]]["text"]
         assert set(citation) == {"id", "source", "text", "score"}
 
 
@@ -202,16 +198,16 @@ def test_passages_that_do_not_fit_are_dropped(client: openai.OpenAI) -> None:
 
 
 def test_a_tenant_never_sees_anothers_documents(client: openai.OpenAI) -> None:
-    def texts(key: str) -> set[str]:
+    def sources(key: str) -> set[str]:
         answer = ask(client.with_options(api_key=key), extra_body={"retrieval": {"top_k": 20}}, max_tokens=1)
-        return {citation["text"] for citation in answer.citations}
+        return {citation["source"] for citation in answer.citations}
 
-    acme, globex = (row["text"] for row in OWNED)
-    assert {acme, globex} <= texts("key-of-all")
-    assert acme in texts("key-of-acme")
-    assert globex not in texts("key-of-acme")
-    assert globex in texts("key-of-globex")
-    assert acme not in texts("key-of-globex")
+    def owned(tenant: str) -> set[str]:
+        return {source for source, row in DOCUMENTS.items() if row["tenant"] == tenant}
+
+    assert sources("key-of-all") == set(DOCUMENTS)
+    assert sources("key-of-acme") == owned("acme")
+    assert sources("key-of-globex") == owned("globex")
 
 
 def test_health_needs_no_key(endpoint: str) -> None:

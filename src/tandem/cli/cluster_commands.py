@@ -63,11 +63,10 @@ def down() -> None:
 def status(json: Json = False) -> None:
     """Show what is up, and where."""
     from tandem.cli.client import Client
-    from tandem.config.cluster import Cluster
     from tandem.errors import TandemError, UnreachableError
 
-    cluster = Cluster.load()
-    client = Client(cluster)
+    client = Client.connect()
+    cluster = client.cluster
     seen = client.status()
     facts: dict[str, Any] = {**_facts(cluster), "ray": "up" if seen["ray"] else "doesn't answer", "jobs": seen["jobs"]}
     try:

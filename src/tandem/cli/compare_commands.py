@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -70,7 +70,6 @@ def compare(
 
 def demo() -> None:
     """Tell the whole story on real models and documents; ends with the verdict."""
-    import importlib
+    from tandem.cli.demo import run
 
-    story: Any = importlib.import_module("tandem.demo.story")
-    story.run()
+    run()

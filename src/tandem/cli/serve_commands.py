@@ -75,10 +75,11 @@ def ask(
                 return
             print(body["choices"][0]["message"]["content"])
             citations = body.get("citations") or []
-    _print_citations(citations)
+    print_citations(citations)
 
 
-def _print_citations(citations: list[dict[str, Any]]) -> None:
+def print_citations(citations: list[dict[str, Any]]) -> None:
+    """What an answer rests on, a line for each passage."""
     for number, citation in enumerate(citations, 1):
         text = " ".join(str(citation["text"]).split())
         shortened = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

@@ -53,7 +53,7 @@ class Tools:
     engine: Callable[[EngineSpec, Path, Mapping[str, Path]], Engine]
     counter: Callable[[Path], Callable[[Messages], int]]
     machine: Callable[[], Machine]
-    track: Callable[[Report, Path, JobContext], str]
+    track: Callable[[Report, Path, JobContext], str | None]
 
 
 def real_tools() -> Tools:

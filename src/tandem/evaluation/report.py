@@ -133,8 +133,8 @@ def write_report(
     items: Items,
     folder: Path,
     context: JobContext,
-    track: Callable[[Report, Path, JobContext], str],
-) -> str:
+    track: Callable[[Report, Path, JobContext], str | None],
+) -> str | None:
     """report.json, report.md, report.html, items.parquet, then MLflow, then the manifest.
 
     Args:
@@ -145,7 +145,7 @@ def write_report(
         track: Logs the files.
 
     Returns:
-        The id under which they were logged.
+        The id under which they were logged, if they were.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
     data = report.model_dump(mode="json", by_alias=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tandem.artifacts.job import JobContext
-from tandem.errors import UnreachableError
 from tandem.evaluation.schema import Report
 
 EXPERIMENT = "tandem-compare"
 
 
-def log_report(report: Report, folder: Path, context: JobContext) -> str:
-    """Log a report.
+def log_report(report: Report, folder: Path, context: JobContext) -> str | None:
+    """Log a report. An MLflow that can't be reached costs the log, never the report: it is said in a line.
 
     Args:
         report: The figures.
@@ -20,10 +19,7 @@ def log_report(report: Report, folder: Path, context: JobContext) -> str:
         context: Whose MLflow, and under which name.
 
     Returns:
-        The id of the MLflow run.
-
-    Raises:
-        UnreachableError: MLflow can't be reached, or refuses.
+        The id of the MLflow run; None where MLflow didn't take it.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -47,9 +43,6 @@ def log_report(report: Report, folder: Path, context: JobContext) -> str:
         client.log_artifacts(run_id, str(folder), "report")
         client.set_terminated(run_id)
     except MlflowException as error:
-        raise UnreachableError(
-            f"MLflow didn't take the report: {str(error).splitlines()[0]}",
-            where=uri,
-            remedy="the report itself is in " + str(folder) + "; submit again when MLflow is up",
-        ) from error
+        print(f"MLflow at {uri} doesn't take the report: {str(error).splitlines()[0]}", flush=True)
+        return None
     return run_id

@@ -20,3 +20,8 @@ def again_id(identifier: str, taken: Collection[str]) -> str:
     while f"{identifier}-{number}" in taken:
         number += 1
     return f"{identifier}-{number}"
+
+
+def same_identity(identifier: str, first: str) -> bool:
+    """Whether an id is ``ID`` or one of ``ID-2``, ``ID-3``, …: the same name and spec."""
+    return identifier == first or identifier.removeprefix(f"{first}-").isdigit()

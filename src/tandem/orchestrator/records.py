@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tandem.errors import NotFoundError, TandemError
-from tandem.orchestrator.identity import again_id, job_id
+from tandem.orchestrator.identity import again_id, job_id, same_identity
 from tandem.orchestrator.states import NEXT, Reason, State
 
 BUSY_TIMEOUT_S = 15
@@ -122,7 +122,7 @@ class Records:
         self._engine.dispose()
 
     def submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False) -> tuple[Job, bool]:
-        """Queue a job, or find the one that this name and spec already have.
+        """Queue a job, or find the latest one that this name and spec already have.
 
         Args:
             kind: The spec's kind.
@@ -144,12 +144,12 @@ class Records:
     def _submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool) -> tuple[Job, bool]:
         identifier = job_id(kind, name, spec)
         with Session(self._engine) as session, session.begin():
-            taken = set(session.scalars(select(JobRow.id).where(JobRow.name == name)))
-            if identifier in taken:
+            named = session.scalars(select(JobRow).where(JobRow.name == name).order_by(JobRow.seq)).all()
+            same = [row for row in named if same_identity(row.id, identifier)]
+            if same:
                 if not again:
-                    row = session.scalars(select(JobRow).where(JobRow.id == identifier)).one()
-                    return _job(row), False
-                identifier = again_id(identifier, taken)
+                    return _job(same[-1]), False
+                identifier = again_id(identifier, {row.id for row in same})
             now = self._clock()
             row = JobRow(
                 id=identifier, name=name, kind=kind, spec=json.dumps(spec), state=State.QUEUED,

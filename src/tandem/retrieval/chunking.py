@@ -19,12 +19,11 @@ from typing import Protocol
 
 from tandem.data.documents import Document
 from tandem.errors import ModelError
+from tandem.retrieval.markup import RULE, embedding_text
 from tandem.specs.index import ChunkSpec
 
 CHUNK_NAMESPACE = uuid.UUID("0f4b8f06-9d52-5b7d-8f83-6f0a5f5d7c21")
 SECTION_SEPARATOR = " > "
-# Underlines and borders: to a tokenizer each mark of them is a token of its own, and none says anything.
-_RULE = re.compile(r"^[ \t]*([-=~^\"'`#*+.:_<>])\1{3,}(?:[ \t]+\1+)*[ \t]*$\n?", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -94,8 +93,8 @@ class Chunk:
 
     @property
     def embedding_text(self) -> str:
-        """What is embedded: the slice, below the headings that say what it is about, without ruled lines."""
-        return f"{self.section}\n{_RULE.sub('', self.text)}"
+        """What is embedded, and what its terms are counted in."""
+        return embedding_text(tuple(self.section.split(SECTION_SEPARATOR)), self.text)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class _Measure:
     """Counts the tokens of any slice of one text, which is tokenized once; ruled lines don't count."""
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
-        rules = [match.span() for match in _RULE.finditer(text)]
+        rules = [match.span() for match in RULE.finditer(text)]
         ends = [end for _, end in rules]
         self.starts = [
             start

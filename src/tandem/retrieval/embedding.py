@@ -66,6 +66,7 @@ class Embedder:
             raise ModelError(
                 "no safetensors weights in it", where=str(model_path), remedy="name an embedder saved as safetensors"
             )
+        from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -75,7 +76,7 @@ class Embedder:
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True},
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(
                 f"not an embedder that can be loaded: {error}",
                 where=str(model_path),

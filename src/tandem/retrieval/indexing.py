@@ -18,6 +18,7 @@ from tandem.data.quarantine import Fault
 from tandem.errors import DataError
 from tandem.retrieval.bm25 import DESCRIPTION, document_terms
 from tandem.retrieval.chunking import Chunk, FastTokenizer, chunk_document
+from tandem.retrieval.markup import VERSION
 from tandem.retrieval.store import Point as StorePoint
 from tandem.retrieval.store import SparseVector, VectorStore
 from tandem.specs.index import ChunkSpec, IndexSpec, SourceSpec
@@ -92,7 +93,7 @@ def gather_files(sources: Iterable[tuple[SourceSpec, Path]]) -> tuple[list[Input
 def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:
     """All but the documents that decides what is stored: part of every chunk's id and of the snapshot's."""
     sparse = DESCRIPTION if spec.sparse else "no sparse vectors"
-    return "\0".join((embedder_sha256, sparse, spec.chunk.model_dump_json()))
+    return "\0".join((embedder_sha256, VERSION, sparse, spec.chunk.model_dump_json()))
 
 
 class ReadAndChunk:

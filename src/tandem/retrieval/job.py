@@ -19,6 +19,7 @@ from tandem.retrieval.embedding import configured_dimension, fingerprint
 from tandem.retrieval.indexing import (
     CHUNK,
     DOCUMENT,
+    FAULT,
     EmbedAndWrite,
     InputFile,
     Plan,
@@ -58,6 +59,8 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         ModelError: The embedder can't be used.
         StoreError: The collection doesn't hold what was written.
     """
+    from ray.data.expressions import col
+
     started = time.monotonic()
     _connect_ray(context)
     context.quarantine_path.unlink(missing_ok=True)
@@ -70,7 +73,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     context.progress("read", 0, len(files))
     rows = _read(files, ReadAndChunk(embedder, spec.chunk, settings, spec.tenant_field))
     wanted, counts = _survey(rows)
-    faults = [*collisions, *faults_of(rows.filter(expr="kind == 'fault'").iter_rows())]
+    faults = [*collisions, *faults_of(rows.filter(expr=col("kind") == FAULT).iter_rows())]
     write_quarantine(context.quarantine_path, faults)
     total = counts[DOCUMENT] + len(faults)
     where = ", ".join(source.uri for source in spec.sources)

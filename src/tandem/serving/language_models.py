@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.errors import InputError, TandemError
+from tandem.models.engines import vllm_cpu_lora
 from tandem.models.engines.protocol import Generation, GenerationRequest, open_engine
 from tandem.serving.chat import Piece
 from tandem.specs.compare import EngineSpec
@@ -37,6 +38,8 @@ class VllmServer:
 
         self._server: Any = LLMServer.sync_init(config)
         await self._server.start()
+        if "worker_extension_cls" in config.engine_kwargs:
+            await self._server.collective_rpc(vllm_cpu_lora.INSTALL)
         # Every replica loads every adapter, now: a broken one fails the deployment and not somebody's request. Ray's
         # own way, loading at the first request, takes adapters from buckets alone.
         for number, (name, path) in enumerate(adapters.items(), start=1):

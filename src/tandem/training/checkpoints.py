@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tandem.specs.finetune import FinetuneSpec
-
 TAG = "deepspeed"
 # With it DeepSpeed can convert the checkpoint for another number of workers (its universal checkpoint).
 _UNIVERSAL = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
@@ -64,14 +62,13 @@ def load_checkpoint(engine: Any, folder: Path, *, method: str) -> int:
     return int(state["step"])
 
 
-def save_weights(engine: Any, spec: FinetuneSpec, folder: Path) -> None:
+def save_weights(engine: Any, folder: Path) -> None:
     """Write what was trained as safetensors: an adapter in PEFT's format, or the whole model.
 
     Every worker takes part, since under ZeRO 3 each holds a share of every weight; the first one writes.
 
     Args:
         engine: DeepSpeed's.
-        spec: The job.
         folder: Where to; it must exist.
     """
     import torch.distributed

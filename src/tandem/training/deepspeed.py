@@ -59,7 +59,9 @@ def read_plain(spec: FinetuneSpec) -> dict[str, Any] | None:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(
-            f"deepspeed: no file {spec.deepspeed}", where=str(path), remedy="give a DeepSpeed JSON, or a stage from 0 to 3"
+            f"deepspeed: no file {spec.deepspeed}",
+            where=str(path),
+            remedy="give a DeepSpeed JSON, or a stage from 0 to 3",
         ) from None
     except json.JSONDecodeError as error:
         raise SpecError(f"deepspeed: not JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
@@ -110,7 +112,7 @@ def conflicts(spec: FinetuneSpec, plain: Mapping[str, Any], hardware: Hardware) 
     stated = [
         ("train_batch_size", plain, "schedule.batch_size", schedule.batch_size),
         ("train_micro_batch_size_per_gpu", plain, "schedule.micro_batch_size", schedule.micro_batch_size),
-        ("gradient_accumulation_steps", plain, "schedule.batch_size / (micro_batch_size × workers)", _accumulation(spec)),
+        ("gradient_accumulation_steps", plain, "batch_size / (micro_batch_size × workers)", _accumulation(spec)),
         ("gradient_clipping", plain, "schedule.gradient_clipping", schedule.gradient_clipping),
         ("lr", params, "schedule.learning_rate", schedule.learning_rate),
         ("weight_decay", params, "schedule.weight_decay", schedule.weight_decay),

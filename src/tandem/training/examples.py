@@ -79,7 +79,7 @@ def tokenize_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[l
         if through.startswith(before) and text.startswith(through):
             spans.append((len(before), len(through.rstrip())))
         elif index == len(messages) - 1:
-            raise DataError("the chat template rewrites the prompt when the answer follows, so the answer can't be found")
+            raise DataError("the chat template rewrites the prompt once the answer follows: it can't be found")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = list(encoded["input_ids"])
     mask = [any(_inside(begin, end, span) for span in spans) for begin, end in encoded["offset_mapping"]]

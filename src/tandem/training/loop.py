@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class LoopConfig:
         eval: Examples (.npz), or None for no evaluation loss.
         steps: Optimizer steps in all.
         pad_id: The token that fills up rows.
+        cuda: Whether each worker has a GPU.
         metrics: Where the first worker writes its records.
         output: Where the first worker writes adapter or weights.
         started_at: When the driver began, in seconds since the epoch.
@@ -42,6 +44,7 @@ class LoopConfig:
     eval: str | None
     steps: int
     pad_id: int
+    cuda: bool
     metrics: str
     output: str
     started_at: float
@@ -74,12 +77,14 @@ def train_worker(raw: dict[str, Any]) -> None:
     """
     config: LoopConfig = raw["config"]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if not config.cuda:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed takes a GPU that it sees, though it isn't ours
     worker = _set_up(config)
     records = Path(config.metrics)
     with latest_checkpoint() as folder:
         step = 0 if folder is None else load_checkpoint(worker.engine, folder, method=config.spec.method)
     if worker.first:
-        metrics.rewind(records, step) if records.exists() else None
+        metrics.rewind(records, step)
         metrics.append(records, _start_record(config, worker, step))
     data = Examples.load(config.train)
     held_out = Examples.load(config.eval) if config.eval is not None else None
@@ -95,7 +100,7 @@ def train_worker(raw: dict[str, Any]) -> None:
             metrics.append(records, record)
         if due:
             report_checkpoint(worker.engine, record, step=step, method=config.spec.method)
-    save_weights(worker.engine, config.spec, Path(config.output))
+    save_weights(worker.engine, Path(config.output))
 
 
 def train_step(worker: Worker, config: LoopConfig, data: Examples, batch: list[int], step: int) -> dict[str, Any]:
@@ -158,6 +163,7 @@ def train_step(worker: Worker, config: LoopConfig, data: Examples, batch: list[i
         "loss_tokens": loss_tokens,
         "tokens_per_s": tokens / seconds,
         "step_s": seconds,
+        "time_ms": int(time.time() * 1000),
     }
 
 
@@ -192,7 +198,10 @@ def _sum_over_workers(value: Any) -> float:
 
 def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, Any]:
     parameters = list(worker.engine.module.parameters())
-    count = lambda p: int(getattr(p, "ds_numel", p.numel()))  # noqa: E731 - under ZeRO 3 a parameter's own size is 0
+    # Under ZeRO 3 a parameter's own size is that of this worker's share, and ds_numel the whole.
+    sizes = [
+        (int(getattr(parameter, "ds_numel", parameter.numel())), parameter.requires_grad) for parameter in parameters
+    ]
     return {
         "started_at_step": step,
         "workers": worker.workers,
@@ -200,8 +209,8 @@ def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, An
         "precision": "bf16" if worker.engine.bfloat16_enabled() else "fp32",
         "zero_stage": worker.engine.zero_optimization_stage(),
         "device": str(worker.engine.device),
-        "parameters": sum(count(p) for p in parameters),
-        "trainable_parameters": sum(count(p) for p in parameters if p.requires_grad),
+        "parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": sum(size for size, trained in sizes if trained),
         "startup_s": time.time() - config.started_at,
     }
 
@@ -210,18 +219,21 @@ def _set_up(config: LoopConfig) -> Worker:
     import ray.train
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
+    # DeepSpeed calls torch by names that torch is renaming, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     context = ray.train.get_context()
     # Without a limit each worker would start a thread for every core, and they would fight for them.
     threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
     torch.set_num_threads(threads)
     spec = config.spec
     torch.manual_seed(spec.schedule.seed)
-    cuda = torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, trust_remote_code=False)
     if spec.method == "lora":
         model = _with_lora(model, spec)
-    engine = _engine(model, config, cuda=cuda)
+    engine = _engine(model, config)
     return Worker(
         context.get_world_rank(), context.get_world_size(), threads, engine, engine.module.get_output_embeddings()
     )
@@ -241,12 +253,13 @@ def _with_lora(model: Any, spec: FinetuneSpec) -> Any:
     return model
 
 
-def _engine(model: Any, config: LoopConfig, *, cuda: bool) -> Any:
+def _engine(model: Any, config: LoopConfig) -> Any:
     import deepspeed
     import deepspeed.ops
     import torch
     import torch.distributed
 
+    cuda = config.cuda
     if not cuda:
         # DeepSpeed compiles this for a minute, and uses it for inference with split tensors only.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

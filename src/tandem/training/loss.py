@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,12 @@ class Examples:
             np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         )
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write an .npz file, without pickles."""
         np.savez(path, input_ids=self.input_ids, loss_mask=self.loss_mask, offsets=self.offsets)
 
     @classmethod
-    def load(cls, path: str) -> Examples:
+    def load(cls, path: str | Path) -> Examples:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as data:
             return cls(data["input_ids"], data["loss_mask"], data["offsets"])

@@ -43,7 +43,9 @@ def starts(records: list[Record]) -> list[Record]:
 
 
 def rewind(path: Path, step: int) -> None:
-    """Drop the records of steps after `step`: whoever resumes there will do them again."""
+    """Drop the records of steps after `step`: whoever resumes there will do them again. No file is left as it is."""
+    if not path.exists():
+        return
     kept = [record for record in read(path) if record.get("step", 0) <= step]
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")

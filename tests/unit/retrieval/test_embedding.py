@@ -44,6 +44,14 @@ def test_a_folder_that_is_no_embedder_is_said_so(tmp_path: Path) -> None:
         configured_dimension(tmp_path)
 
 
+def test_weights_cut_short_are_said_so(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "short")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match="not an embedder"):
+        Embedder(folder, batch_size=2)
+
+
 def test_the_fingerprint_follows_the_content_and_not_the_place(model: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(model, tmp_path / "elsewhere")
     assert fingerprint(copy) == fingerprint(model)

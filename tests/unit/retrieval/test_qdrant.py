@@ -10,6 +10,7 @@ from unit.retrieval.contract import COLLECTION, StoreContract, ask, point
 
 from tandem.errors import AuthError, StoreError, UnreachableError
 from tandem.retrieval.qdrant import QdrantStore
+from tandem.retrieval.store import RRF_K
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ class TestQdrantStoreOnTheStandIn(StoreContract):
         (search,) = json.loads(server.requests[-1][2])["searches"]
         assert len(search["prefetch"]) == 2
         assert all("red" in json.dumps(branch["filter"]) for branch in [search, *search["prefetch"]])
-        assert search["query"]["rrf"]["k"] == 60
+        assert search["query"]["rrf"]["k"] == RRF_K
 
     @pytest.mark.parametrize(
         ("status", "error"), [(500, StoreError), (503, StoreError), (401, AuthError), (403, AuthError)]

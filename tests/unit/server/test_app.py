@@ -53,6 +53,7 @@ def test_a_submission_is_made_once_unless_again(client: TestClient) -> None:
     assert submit(client)["created"] is False
     assert submit(client)["id"] == first["id"]
     assert submit(client, again=True)["id"] == f"{first['id']}-2"
+    assert submit(client)["id"] == f"{first['id']}-2"
     assert [job["id"] for job in client.get("/api/v1/jobs").json()] == [first["id"], f"{first['id']}-2"]
 
 

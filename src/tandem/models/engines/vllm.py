@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.errors import ModelError
+from tandem.models.engines import vllm_cpu_lora
 from tandem.models.engines.hardware import Dtype, Processor
 from tandem.models.engines.prompting import encode, load_tokenizer
 from tandem.models.engines.protocol import FinishReason, Generation, GenerationRequest
@@ -47,11 +48,11 @@ def engine_options(spec: EngineSpec, adapters: Mapping[str, Path], *, dtype: Dty
     if adapters:
         options |= {
             "enable_lora": True,
-            # On CPU vLLM 0.32 indexes its slots with -1 for requests without an adapter, and so gave them the last
-            # slot's: one slot more than there are adapters keeps that one empty. Its GPU kernels skip them.
-            "max_loras": min(len(adapters), MAX_ADAPTERS_IN_BATCH) if on_gpu else len(adapters) + 1,
+            "max_loras": min(len(adapters), MAX_ADAPTERS_IN_BATCH),
             "max_lora_rank": lora_rank(adapters),
         }
+        if not on_gpu:
+            options["worker_extension_cls"] = vllm_cpu_lora.EXTENSION
     return options
 
 
@@ -98,6 +99,8 @@ class VllmEngine:
         }
         # With statistics on, each output says when it was scheduled and when it ended.
         self._llm: Any = LLM(model=str(model), disable_log_stats=False, **options)
+        if "worker_extension_cls" in options:
+            self._llm.collective_rpc(vllm_cpu_lora.INSTALL)
         self._processes = [
             process
             for process in psutil.Process().children(recursive=True)

@@ -32,8 +32,9 @@ def test_it_is_eager_on_cpus_alone():
 def test_adapters_make_room_for_themselves(tmp_path: Path):
     adapters = {"a": adapter(tmp_path / "a", r=4), "b": adapter(tmp_path / "b", r=16, rank_pattern={"q_proj": 24})}
     options = engine_options(EngineSpec(), adapters, dtype="float32", on_gpu=False)
-    assert (options["enable_lora"], options["max_loras"], options["max_lora_rank"]) == (True, 3, 32)
-    assert engine_options(EngineSpec(), adapters, dtype="bfloat16", on_gpu=True)["max_loras"] == 2
+    assert (options["enable_lora"], options["max_loras"], options["max_lora_rank"]) == (True, 2, 32)
+    assert "worker_extension_cls" in options
+    assert "worker_extension_cls" not in engine_options(EngineSpec(), adapters, dtype="bfloat16", on_gpu=True)
     assert "enable_lora" not in engine_options(EngineSpec(), {}, dtype="float32", on_gpu=False)
 
 

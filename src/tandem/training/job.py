@@ -1,0 +1,216 @@
+"""The finetune job: rows in, an adapter or weights out, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from tandem.artifacts.job import JobContext
+from tandem.artifacts.manifest import write_manifest
+from tandem.errors import InputError
+from tandem.models.loading import model_path
+from tandem.retrieval.actor import NAMESPACE
+from tandem.specs.finetune import FinetuneSpec
+from tandem.training import metrics
+from tandem.training.curve import draw_curve
+from tandem.training.deepspeed import Hardware, build_config, read_plain
+from tandem.training.loop import LoopConfig, train_worker
+from tandem.training.metrics import Record
+from tandem.training.prepare import Prepared, prepare
+from tandem.training.schedule import total_steps
+from tandem.training.tracking import Tracker
+
+MAX_FAILURES = 2  # restarts of the workers inside one attempt of the job; what dies more often isn't bad luck
+START_TIMEOUT_S = 300  # Ray Train's own minute is short for slow disks
+LAST_STEPS = 10  # whose mean is the training loss that we report
+METRICS = "metrics.jsonl"
+
+
+def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
+    """Prepare the data, train on Ray workers, write the artifact with its manifest last.
+
+    Args:
+        spec: What to train on what.
+        context: The job; its cluster names Ray, the collection and MLflow.
+
+    Returns:
+        The artifact's path, steps, losses, tokens, seconds, where an attempt resumed, and counts of rows.
+
+    Raises:
+        DataError: The rows can't be used.
+        InputError: The cluster can never give what the job asks for.
+        ModelError: The model can't be used.
+        NotFoundError: A file, the model or the collection isn't there.
+        SpecError: The DeepSpeed JSON can't be used, or contradicts the spec.
+    """
+    from transformers import AutoTokenizer
+
+    started = time.time()
+    gpus = _connect_ray(spec, context)
+    plain = read_plain(spec)
+    # The workers build it again, for what they compute on: here it is checked before anything is loaded.
+    build_config(spec, plain, Hardware(cuda=gpus > 0, bf16=True))
+    context.progress("prepare", 0)
+    model = model_path(spec.model, storage=context.storage)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    prepared = prepare(spec, context, tokenizer)
+    folder = context.artifact_dir()
+    config = LoopConfig(
+        spec=spec,
+        plain=plain,
+        model=str(model),
+        train=str(prepared.train),
+        eval=str(prepared.eval) if prepared.eval is not None else None,
+        steps=total_steps(prepared.examples, spec.schedule),
+        pad_id=_pad_id(tokenizer),
+        cuda=gpus > 0,
+        metrics=str(context.dir / METRICS),
+        output=str(folder),
+        started_at=started,
+    )
+    tracker = Tracker(context, _params(spec, prepared, config.steps))
+    _fit(config, context, tracker, gpus)
+
+    records = metrics.read(context.dir / METRICS)
+    figures = _figures(records, seconds=time.time() - started, spec=spec, gpus=gpus)
+    tokenizer.save_pretrained(folder)
+    shutil.copyfile(context.dir / METRICS, folder / METRICS)
+    (folder / "spec.json").write_text(json.dumps(spec.canonical(), indent=2, ensure_ascii=False) + "\n")
+    draw_curve(metrics.steps(records), folder / "curve.png")
+    tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder))
+    _write_manifest(spec, context, prepared, figures)
+    context.progress("done", config.steps, config.steps, train_loss=figures["train_loss"])
+    counts = {key: prepared.data[key] for key in ("train_rows", "eval_rows", "quarantined")}
+    return {"artifact": str(folder), **figures, **counts, "mlflow_run": tracker.run_id}
+
+
+def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
+    """Connect, and see that the cluster has what the job asks for. Returns the GPUs per worker."""
+    # Read when Ray Train is imported, and passed on to its controller.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=context.cluster.ray_address, namespace=NAMESPACE, logging_level=logging.WARNING)
+    total = ray.cluster_resources()
+    gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(total.get("GPU", 0) > 0)
+    for kind, each, field in (("CPU", spec.cpus_per_worker, "cpus_per_worker"), ("GPU", gpus, "gpus_per_worker")):
+        if each * spec.workers > total.get(kind, 0):
+            raise InputError(
+                f"{spec.workers} workers with {each:g} {kind}s each, and the cluster has {total.get(kind, 0):g}",
+                where=f"job {context.name}: workers, {field}",
+                remedy="lower one of them, or add machines to the cluster",
+            )
+    return float(gpus)
+
+
+def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    spec = config.spec
+    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+
+    def tell(records: list[Record]) -> None:
+        done = metrics.steps(records)
+        if done:
+            shown = {key: done[-1][key] for key in ("loss", "eval_loss", "tokens_per_s") if key in done[-1]}
+            context.progress("train", int(done[-1]["step"]), config.steps, **shown)
+            tracker.follow(done)
+        else:
+            context.progress("train", int(records[-1]["started_at_step"]), config.steps)
+
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=spec.workers, use_gpu=gpus > 0, resources_per_worker=resources),
+        # The same path and name in every attempt of the job: Ray Train then goes on from the last checkpoint.
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(context.dir.absolute()),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
+        ),
+    )
+    context.progress("workers", 0, spec.workers)
+    records = Path(config.metrics)
+    try:
+        with metrics.Follower(records, tell):
+            trainer.fit()
+    except BaseException:
+        tracker.close(metrics.steps(metrics.read(records)), status="FAILED")
+        raise
+
+
+def _pad_id(tokenizer: Any) -> int:
+    # Padding is masked everywhere: any id will do where a tokenizer has none of its own.
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(pad) if pad is not None else 0
+
+
+def _params(spec: FinetuneSpec, prepared: Prepared, steps: int) -> dict[str, Any]:
+    schedule = spec.schedule
+    return {
+        "model": spec.model,
+        "method": spec.method,
+        "lora_r": spec.lora.r if spec.method == "lora" else None,
+        "collection": spec.retrieval.collection if spec.retrieval else None,
+        "workers": spec.workers,
+        "deepspeed": spec.deepspeed,
+        "batch_size": schedule.batch_size,
+        "learning_rate": schedule.learning_rate,
+        "scheduler": schedule.scheduler,
+        "steps": steps,
+        "train_rows": prepared.data["train_rows"],
+        "spec_sha256": spec.digest(),
+    }
+
+
+def _figures(records: list[Record], *, seconds: float, spec: FinetuneSpec, gpus: float) -> dict[str, Any]:
+    """What the records come to; `train_loss` is the mean of the last steps, and seconds are those of this attempt."""
+    done = metrics.steps(records)
+    attempts = metrics.starts(records)
+    last = [record["loss"] for record in done[-LAST_STEPS:]]
+    evaluated = [record["eval_loss"] for record in done if "eval_loss" in record]
+    tokens = sum(record["tokens"] for record in done)
+    return {
+        "steps": len(done),
+        "train_loss": math.fsum(last) / len(last),
+        "eval_loss": evaluated[-1] if evaluated else None,
+        "tokens": tokens,
+        "tokens_per_s": tokens / math.fsum(record["step_s"] for record in done),
+        "seconds": round(seconds, 1),
+        "startup_s": round(attempts[-1]["startup_s"], 1),
+        "resumed_at": [record["started_at_step"] for record in attempts if record["started_at_step"]],
+        "workers": spec.workers,
+        "cpus": spec.workers * spec.cpus_per_worker,
+        "gpus": spec.workers * gpus,
+        "precision": attempts[-1]["precision"],
+        "trainable_parameters": attempts[-1]["trainable_parameters"],
+    }
+
+
+def _write_manifest(spec: FinetuneSpec, context: JobContext, prepared: Prepared, figures: dict[str, Any]) -> None:
+    write_manifest(
+        context.artifact_dir(),
+        name=context.name,
+        id=context.id,
+        type="adapter" if spec.method == "lora" else "model",
+        meta={
+            "base_model": spec.model,
+            "method": spec.method,
+            "retrieval": prepared.retrieval,
+            "prompt": spec.prompt.canonical(),
+            "data": prepared.data,
+            "metrics": figures,
+            "spec_sha256": spec.digest(),
+        },
+    )

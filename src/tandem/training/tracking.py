@@ -1,0 +1,107 @@
+"""A training run in MLflow: logged by the driver alone, in batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tandem.artifacts.job import JobContext
+from tandem.training.metrics import Record
+
+EXPERIMENT = "tandem-finetune"
+FLUSH_S = 30.0
+_BATCH = 1000  # metrics in one call, MLflow's limit
+_FIGURES = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "step_s")
+
+
+class Tracker:
+    """Logs records of steps.
+
+    An MLflow that can't be reached costs the log, never the training: it is said once, in a line.
+
+    Args:
+        context: Whose MLflow, and under which name.
+        params: What the run is, as flat text.
+    """
+
+    def __init__(self, context: JobContext, params: dict[str, Any]) -> None:
+        self._context = context
+        self._params = params
+        self._client: Any = None
+        self._flushed_at = time.monotonic()
+        self._logged = 0
+        self._failed = False
+        self.run_id: str | None = None
+
+    def follow(self, records: list[Record]) -> None:
+        """Log what is new, if the last time is long enough ago."""
+        if time.monotonic() - self._flushed_at >= FLUSH_S:
+            self._guarded(lambda: self._flush(records))
+
+    def close(self, records: list[Record], *, status: str, artifacts: str | None = None) -> None:
+        """Log the rest and end the run.
+
+        Args:
+            records: All records of steps.
+            status: MLflow's: FINISHED or FAILED.
+            artifacts: A folder whose small files go with the run.
+        """
+
+        def finish() -> None:
+            self._flush(records)
+            if artifacts is not None:
+                for name in ("spec.json", "curve.png"):
+                    self._client.log_artifact(self.run_id, f"{artifacts}/{name}")
+            self._client.set_terminated(self.run_id, status)
+
+        self._guarded(finish)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if self._failed:
+            return
+        try:
+            action()
+        except MlflowException as error:
+            self._failed = True
+            first = str(error).splitlines()[0]
+            print(f"MLflow at {self._context.cluster.mlflow_uri} doesn't take the metrics: {first}", flush=True)
+
+    def _flush(self, records: list[Record]) -> None:
+        from mlflow.entities import Metric
+
+        if self._client is None:
+            self._open()
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, float(record[name]), int(record.get("time_ms", now)), int(record["step"]))
+            for record in records[self._logged :]
+            for name in _FIGURES
+            if name in record
+        ]
+        for at in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self.run_id, metrics=metrics[at : at + _BATCH])
+        self._logged = len(records)
+        self._flushed_at = time.monotonic()
+
+    def _open(self) -> None:
+        import mlflow
+        from mlflow.entities import Param
+
+        uri = self._context.cluster.mlflow_uri
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            # SQLite's default would be a folder below whatever directory the job runs in.
+            root = (
+                (self._context.storage / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
+            )
+            experiment_id = client.create_experiment(EXPERIMENT, artifact_location=root)
+        else:
+            experiment_id = experiment.experiment_id
+        tags = {"tandem.job": self._context.id, "mlflow.runName": self._context.id}
+        self.run_id = str(client.create_run(experiment_id, tags=tags).info.run_id)
+        client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in self._params.items()])
+        self._client = client

@@ -1,0 +1,211 @@
+"""The finetune job under real Ray Train and DeepSpeed, on two workers and tiny random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import write_llama
+
+from tandem.artifacts.job import JobContext
+from tandem.artifacts.manifest import read_manifest
+from tandem.config.cluster import Cluster
+from tandem.errors import DataError, InputError
+from tandem.specs.finetune import FinetuneSpec
+from tandem.training import job, metrics
+from tandem.training.loss import Examples, completion_loss
+
+STEPS = 24
+EVERY = 4
+DEADLINE_S = 240
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama(tmp_path_factory.mktemp("model") / "llama")
+
+
+@pytest.fixture(scope="module")
+def rows_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "train.jsonl"
+    rows = [{"id": f"r{n}", "question": f"What is number {n}?", "answers": [str(n * 7 % 10)]} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def finetune_spec(model: Path, rows: Path, **fields: Any) -> FinetuneSpec:
+    schedule = {
+        "max_steps": STEPS,
+        "epochs": 100,
+        "learning_rate": 0.01,
+        "batch_size": 8,
+        "micro_batch_size": 2,
+        "max_length": 256,
+        **fields.pop("schedule", {}),
+    }
+    return FinetuneSpec.model_validate(
+        {
+            "kind": "finetune",
+            "name": "tiny",
+            "model": str(model),
+            "data": {"train": str(rows), "eval_fraction": 0.2},
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+            "precision": "fp32",
+            "workers": 2,
+            "schedule": schedule,
+            "checkpoint": {"every_steps": EVERY},
+            **fields,
+        }
+    )
+
+
+def job_context(cluster: Cluster, id: str) -> JobContext:
+    folder = cluster.storage / "jobs" / id
+    folder.mkdir(parents=True)
+    return JobContext(id, "tiny", folder, cluster.storage, cluster)
+
+
+def losses(context: JobContext) -> list[float]:
+    return [record["loss"] for record in metrics.steps(metrics.read(context.dir / job.METRICS))]
+
+
+@pytest.fixture(scope="module")
+def unbroken(ray_cluster: Cluster, model_path: Path, rows_path: Path) -> tuple[JobContext, dict[str, Any]]:
+    context = job_context(ray_cluster, "tiny-unbroken")
+    return context, job.run(finetune_spec(model_path, rows_path), context)
+
+
+def held_out_loss(model: Any, context: JobContext) -> float:
+    import torch
+
+    examples = Examples.load(context.dir / "eval-examples.npz")
+    with torch.no_grad():
+        batch = examples.collate(range(len(examples)), pad_id=0)
+        total = completion_loss(model.eval(), model.get_output_embeddings(), *batch)
+    return float(total) / examples.loss_tokens(range(len(examples)))
+
+
+def test_the_job_learns_and_says_so(unbroken: tuple[JobContext, dict[str, Any]]) -> None:
+    context, result = unbroken
+    assert result["steps"] == STEPS
+    assert result["workers"] == 2
+    assert result["resumed_at"] == []
+    assert losses(context)[-1] < losses(context)[0] / 2
+    progress = json.loads((context.dir / "progress.json").read_text())
+    assert (progress["phase"], progress["done"], progress["total"]) == ("done", STEPS, STEPS)
+
+
+def test_the_adapter_that_peft_loads_computes_what_the_engine_computed(
+    unbroken: tuple[JobContext, dict[str, Any]], model_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    context, result = unbroken
+    base = AutoModelForCausalLM.from_pretrained(model_path)
+    before = held_out_loss(base, context)
+    tuned = PeftModel.from_pretrained(base, result["artifact"])
+    after = held_out_loss(tuned, context)
+    # The engine measured its loss on the held-out rows after the last step.
+    assert after == pytest.approx(result["eval_loss"], rel=1e-4)
+    assert after < before - 0.5
+
+
+def test_the_artifact_is_complete_and_says_what_it_is(
+    unbroken: tuple[JobContext, dict[str, Any]], model_path: Path
+) -> None:
+    _, result = unbroken
+    folder = Path(result["artifact"])
+    manifest = read_manifest(folder)
+    assert manifest.type == "adapter"
+    wanted = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"}
+    assert wanted | {"spec.json", "curve.png", "metrics.jsonl"} <= set(manifest.files)
+    assert not [name for name in manifest.files if name.endswith((".bin", ".pt", ".md"))]
+    assert manifest.meta["base_model"] == str(model_path)
+    assert manifest.meta["data"]["train_rows"] == len(manifest.meta["data"]["train_ids"]) == 32
+    assert manifest.meta["metrics"]["seconds"] > 0
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS + 1
+
+
+def test_mlflow_has_the_whole_run(unbroken: tuple[JobContext, dict[str, Any]]) -> None:
+    import mlflow
+
+    context, result = unbroken
+    client = mlflow.MlflowClient(tracking_uri=context.cluster.mlflow_uri)
+    run = client.get_run(result["mlflow_run"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["learning_rate"] == "0.01"
+    logged = client.get_metric_history(result["mlflow_run"], "loss")
+    assert [point.step for point in logged] == list(range(1, STEPS + 1))
+    assert [point.value for point in logged] == pytest.approx(losses(context))
+
+
+def kill_a_worker_after(step: int, path: Path, killed: list[int]) -> None:
+    from ray.util.state import list_actors
+
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if len(metrics.steps(metrics.read(path))) >= step:
+            alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+            pids = [actor.pid for actor in alive if actor.pid]
+            if pids:
+                os.kill(pids[-1], signal.SIGKILL)
+                killed.append(pids[-1])
+                return
+        threading.Event().wait(0.05)
+
+
+def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
+    ray_cluster: Cluster, model_path: Path, rows_path: Path, unbroken: tuple[JobContext, dict[str, Any]]
+) -> None:
+    context = job_context(ray_cluster, "tiny-killed")
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after, args=(EVERY + 1, context.dir / job.METRICS, killed))
+    killer.start()
+    result = job.run(finetune_spec(model_path, rows_path), context)
+    killer.join()
+    assert killed
+    assert len(result["resumed_at"]) == 1
+    assert result["resumed_at"][0] % EVERY == 0
+    assert result["resumed_at"][0] >= EVERY
+    # Weights, optimizer, schedule, dropout and place in the data are those of the run that nobody disturbed.
+    assert losses(context) == pytest.approx(losses(unbroken[0]), rel=1e-4)
+    assert result["eval_loss"] == pytest.approx(unbroken[1]["eval_loss"], rel=1e-4)
+
+
+def test_full_weights_under_zero_3_come_out_whole(ray_cluster: Cluster, model_path: Path, rows_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    context = job_context(ray_cluster, "tiny-full")
+    schedule = {"max_steps": 6, "learning_rate": 0.002}
+    spec = finetune_spec(model_path, rows_path, method="full", deepspeed="jobs/deepspeed/zero3.json", schedule=schedule)
+    result = job.run(spec, context)
+    assert read_manifest(Path(result["artifact"])).type == "model"
+    model = AutoModelForCausalLM.from_pretrained(result["artifact"])
+    assert held_out_loss(model, context) == pytest.approx(result["eval_loss"], rel=1e-4)
+    assert result["trainable_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_rows_that_would_be_cut_fail_the_job_before_it_trains(
+    ray_cluster: Cluster, model_path: Path, rows_path: Path
+) -> None:
+    context = job_context(ray_cluster, "tiny-cut")
+    with pytest.raises(DataError, match="the answer would be cut"):
+        job.run(finetune_spec(model_path, rows_path, schedule={"max_length": 16}), context)
+    reasons = [json.loads(line)["reason"] for line in context.quarantine_path.read_text().splitlines()]
+    assert len(reasons) == 40
+    assert not (context.dir / job.METRICS).exists()
+
+
+def test_more_workers_than_the_cluster_has_is_refused_at_once(
+    ray_cluster: Cluster, model_path: Path, rows_path: Path
+) -> None:
+    context = job_context(ray_cluster, "tiny-many")
+    with pytest.raises(InputError, match="64 workers with 1 CPUs each, and the cluster has 4"):
+        job.run(finetune_spec(model_path, rows_path, workers=64, schedule={"batch_size": 128}), context)

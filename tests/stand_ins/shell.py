@@ -1,0 +1,73 @@
+"""The command line in this process, with a whole server behind it and a fake Ray behind that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from fastapi.testclient import TestClient
+from stand_ins.world import World
+from typer.testing import CliRunner, Result
+
+from tandem.cli.client import Client
+from tandem.cli.main import app
+from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.ray_jobs import HttpRayJobs
+from tandem.server.app import create_app
+
+
+@dataclass
+class FakeServe:
+    """Ray Serve's REST API: whatever is PUT runs at once, unless a message is set."""
+
+    apps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    message: str = ""
+    deploys: int = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            self.deploys += 1
+            self.apps = {config["name"]: config for config in json.loads(request.content)["applications"]}
+            return httpx.Response(200)
+        status = "DEPLOY_FAILED" if self.message else "RUNNING"
+        details = {
+            name: {
+                "status": status,
+                "message": self.message,
+                "deployed_app_config": config,
+                "route_prefix": config.get("route_prefix", "/"),
+                "last_deployed_time_s": self.deploys,
+            }
+            for name, config in self.apps.items()
+        }
+        return httpx.Response(200, json={"applications": details})
+
+
+@dataclass
+class Shell:
+    """The command line against a whole server in this process, with a fake Ray behind it."""
+
+    world: World
+    serve: FakeServe
+
+    def __post_init__(self) -> None:
+        cluster = self.world.cluster
+        deployer = Deployer(cluster, HttpRayJobs(cluster, transport=httpx.MockTransport(self.serve)))
+        server = create_app(self.world.records, self.world.orchestrator, deployer, api_key="secret-key")
+        calls = TestClient(server)
+
+        def carry(request: httpx.Request) -> httpx.Response:
+            # Starlette's test client speaks another httpx than ours.
+            path = request.url.raw_path.decode()
+            seen = calls.request(request.method, path, headers=dict(request.headers), content=request.content)
+            return httpx.Response(seen.status_code, headers=dict(seen.headers), content=seen.content)
+
+        self.transport = httpx.MockTransport(carry)
+
+    def client(self) -> Client:
+        return Client(self.world.cluster, transport=self.transport)
+
+    def __call__(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, arguments)
