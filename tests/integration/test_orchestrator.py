@@ -1,4 +1,4 @@
-"""A local cluster through the real command line: it starts, survives what is killed in it, and leaves nothing behind."""
+"""A local cluster through the real command line: it survives what is killed in it, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def tandem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tandem]:
 def test_up_twice_is_up_once(tandem: Tandem) -> None:
     before = {process.pid for process in tandem.processes()}
     assert tandem.json("up", "cluster.yaml")["started"] == []
-    assert {cluster_pid for cluster_pid in Cluster.load(tandem.storage).pids.values()} <= before
+    assert set(Cluster.load(tandem.storage).pids.values()) <= before
     assert tandem.json("status")["ray"] == "up"
 
 

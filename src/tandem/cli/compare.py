@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     from tandem.data.rows import read_qa
     from tandem.orchestrator.compare_flow import plan_compare
     from tandem.orchestrator.local import cores
-    from tandem.orchestrator.preflight import missing_inputs
+    from tandem.orchestrator.preflight import absolute_uri, missing_inputs
 
     docs, qa = docs.expanduser().absolute(), qa.expanduser().absolute()
     if not docs.is_dir():
@@ -63,8 +64,13 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     client = connect()
     storage = client.cluster.storage
     rows = read_qa(qa, quarantine=storage / "compare" / "quarantine.jsonl", max_quarantined=MAX_QUARANTINED)
-    plan = plan_compare(docs, rows, options, storage=storage, cpus=cores())
-    if faults := missing_inputs(plan.index.canonical(), where="--docs"):
+    # Jobs and replicas run in other folders than this one.
+    names = ("model", "embedder", "adapter")
+    chosen: dict[str, Any] = {name: absolute_uri(uri, Path.cwd()) for name in names if (uri := getattr(options, name))}
+    plan = plan_compare(docs, rows, replace(options, **chosen), storage=storage, cpus=cores())
+    faults = missing_inputs(plan.index.canonical(), where="--docs")
+    faults += missing_inputs(plan.serve_config(plan.adapter)["applications"][0]["args"], where="tandem compare")
+    if faults:
         raise InvalidSpecError(faults)
     _write_rows(plan.train_path, plan.train)
     _write_rows(plan.eval_path, plan.eval)

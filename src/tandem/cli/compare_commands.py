@@ -32,6 +32,9 @@ def compare(
     model: Annotated[
         str | None, typer.Option(metavar="URI", help="The base model; default: SmolLM2-135M-Instruct.")
     ] = None,
+    embedder: Annotated[
+        str | None, typer.Option(metavar="URI", help="The embedder; default: all-MiniLM-L6-v2.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None,
     no_deploy: Annotated[bool, typer.Option("--no-deploy", help="Don't serve what was compared.")] = False,
     json: Json = False,
@@ -53,6 +56,7 @@ def compare(
         options = CompareOptions(
             name=name,
             model=model,
+            embedder=embedder,
             adapter=adapter,
             train=not no_train and adapter is None,
             max_steps=max_steps,

@@ -35,6 +35,7 @@ class CompareOptions:
     Attributes:
         name: Of the collection, the jobs and the application; None: made from the folder's.
         model: URI of the base model; None: SmolLM2-135M-Instruct.
+        embedder: URI of the embedder; None: the index's default.
         adapter: URI of an adapter trained with retrieved context, instead of training one.
         train: Whether to train one.
         max_steps: Training steps at most; None: `MAX_STEPS`.
@@ -43,6 +44,7 @@ class CompareOptions:
 
     name: str | None = None
     model: str | None = None
+    embedder: str | None = None
     adapter: str | None = None
     train: bool = True
     max_steps: int | None = None
@@ -149,8 +151,9 @@ def plan_compare(
     train, held_out = split(rows, EVAL_FRACTION) if learns else ([], list(rows))
     folder = storage / "compare" / name
     model = options.model or SMOLLM2
+    embedder = {"embedder": {"model": options.embedder}} if options.embedder else {}
     index = IndexSpec.model_validate(
-        {"kind": "index", "name": f"{name}-docs", "collection": name, "sources": [str(docs)]}
+        {"kind": "index", "name": f"{name}-docs", "collection": name, "sources": [str(docs)], **embedder}
     )
     finetune = None
     if options.train:

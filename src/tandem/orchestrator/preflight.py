@@ -33,11 +33,16 @@ def absolute(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """
     result: dict[str, Any] = dict(spec)
     for place, value in inputs(spec):
-        scheme, _, rest = value.partition(":")
-        if scheme == "file" or not (scheme in SCHEMES and rest):
-            path = Path(rest if scheme == "file" else value).expanduser()
-            result = _with(result, place.split("."), str((folder / path).absolute()))
+        result = _with(result, place.split("."), absolute_uri(value, folder))
     return result
+
+
+def absolute_uri(uri: str, folder: Path) -> str:
+    """A URI as it is, unless it is a local path: then that path, absolute."""
+    scheme, _, rest = uri.partition(":")
+    if scheme != "file" and scheme in SCHEMES and rest:
+        return uri
+    return str((folder / Path(rest if scheme == "file" else uri).expanduser()).absolute())
 
 
 def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:

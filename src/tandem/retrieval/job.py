@@ -138,6 +138,7 @@ def _connect_ray(context: JobContext) -> None:
     # Progress is ours to tell, and once: bars fill a log file.
     data_context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that the bars are off
 
 
 def _read(files: list[InputFile], stage: ReadAndChunk) -> Any:
@@ -169,7 +170,13 @@ def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, embedder
     if not total:
         return
     wanted = ray.put(plan.embed)
-    fresh = rows.filter(lambda row: row["id"] in ray.get(wanted))
+
+    def select(batch: dict[str, Any]) -> dict[str, Any]:
+        ids = ray.get(wanted)
+        chosen = [str(chunk_id) in ids for chunk_id in batch["id"]]
+        return {column: values[chosen] for column, values in batch.items()}
+
+    fresh = rows.map_batches(select, batch_format="numpy")
     workers = min(spec.embedder.workers, -(-total // _EMBED_BATCH))
     stage = fresh.map_batches(
         EmbedAndWrite,

@@ -25,17 +25,17 @@ def run(spec: Spec, context: JobContext) -> dict[str, Any]:
         What the job has to say of its result, as JSON types.
     """
     if isinstance(spec, IndexSpec):
-        from tandem.retrieval import job as index_job
+        from tandem.retrieval.job import run as run_index
 
-        return index_job.run(spec, context)
+        return run_index(spec, context)
     if isinstance(spec, FinetuneSpec):
-        from tandem.training import job as finetune_job
+        from tandem.training.job import run as run_finetune
 
-        return finetune_job.run(spec, context)
+        return run_finetune(spec, context)
     if isinstance(spec, CompareSpec):
-        from tandem.evaluation import job as compare_job
+        from tandem.evaluation.job import run as run_compare
 
-        return compare_job.run(spec, context)
+        return run_compare(spec, context)
     raise TypeError(f"{type(spec).__name__} isn't a job")
 
 

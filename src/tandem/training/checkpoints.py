@@ -76,8 +76,9 @@ def save_weights(engine: Any, folder: Path) -> None:
     first = torch.distributed.get_rank() == 0
     state = _gathered(engine, keep=first) if engine.zero_optimization_stage() == 3 else None
     if first:
-        model = engine.module
-        model.save_pretrained(str(folder), state_dict=state, safe_serialization=True)
+        # Embeddings never change here, and to find that out PEFT would look for the base model.
+        options = {"save_embedding_layers": False} if hasattr(engine.module, "peft_config") else {}
+        engine.module.save_pretrained(str(folder), state_dict=state, safe_serialization=True, **options)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; the manifest says more
     torch.distributed.barrier()
 

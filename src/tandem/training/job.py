@@ -50,8 +50,10 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         SpecError: The DeepSpeed JSON can't be used, or contradicts the spec.
     """
     from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
     started = time.time()
+    transformers_logging.disable_progress_bar()  # progress is ours to tell: bars fill a log file
     gpus = _connect_ray(spec, context)
     plain = read_plain(spec)
     # The workers build it again, for what they compute on: here it is checked before anything is loaded.
@@ -95,6 +97,9 @@ def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
     # Read when Ray Train is imported, and passed on to its controller.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if context.cluster.local:
+        # An actor that watches for machines which a cloud takes back; here it would only cost a process.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
     if not ray.is_initialized():
@@ -112,7 +117,7 @@ def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
 
 
 def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float) -> None:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     spec = config.spec
@@ -138,6 +143,7 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
             storage_path=str(context.dir.absolute()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     context.progress("workers", 0, spec.workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from tandem.artifacts.job import JobContext
 from tandem.training.metrics import Record
 
 EXPERIMENT = "tandem-finetune"
-FLUSH_S = 30.0
+FLUSH_S = 120.0  # a call, and more so the first, takes time from training on the same cores
 _BATCH = 1000  # metrics in one call, MLflow's limit
 _FIGURES = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "step_s")
 
@@ -90,6 +91,7 @@ class Tracker:
         import mlflow
         from mlflow.entities import Param
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         uri = self._context.cluster.mlflow_uri
         client = mlflow.MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
