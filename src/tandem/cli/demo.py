@@ -119,7 +119,7 @@ def _slices(report: dict[str, Any]) -> None:
             for value, arms in values.items()
             for arm, figures in arms.items()
         ]
-        print_table([column, "arm", "n", "em", "f1"], rows, title=f"by {column}")
+        print_table([column, "arm", "n", "em", "f1"], rows, title=f"by {column}", heading=True)
 
 
 def _where_to_look(cluster: Cluster, app: dict[str, Any], files: Path) -> None:

@@ -159,7 +159,7 @@ def print_report(report: dict[str, Any]) -> None:
         latency = (figures.get("latency_ms") or {}).get("p50")
         rows.append([arm, figures["n"], figures["failures"], *metrics, "" if latency is None else f"{latency:.0f}"])
     title = f"{report.get('id', 'comparison')}: {report['dataset'].get('eval', '')}" if report.get("dataset") else None
-    print_table(["arm", "n", "failures", *names, "p50 ms"], rows, title=title)
+    print_table(["arm", "n", "failures", *names, "p50 ms"], rows, title=title, heading=True)
     verdict = report["verdict"]
     winner = verdict["winner"] or f"no significant difference between {', '.join(verdict['tied'])}"
     print(f"verdict: {winner}. {verdict['reason']}")

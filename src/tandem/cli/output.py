@@ -18,11 +18,20 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """Rows as a table on a terminal, else as lines with tabs between the fields and no heading."""
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None, heading: bool = False
+) -> None:
+    """Rows as a table on a terminal, else as lines with tabs between the fields.
+
+    Args:
+        columns: The heading.
+        rows: Their cells.
+        title: Above the table, on a terminal.
+        heading: Whether a pipe gets the heading too.
+    """
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not is_terminal():
-        for row in texts:
+        for row in [list(columns), *texts] if heading else texts:
             print("\t".join(row))
         return
     from rich.console import Console

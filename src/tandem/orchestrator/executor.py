@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tandem.config.cluster import Cluster
+from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import AuthError, TandemError, UnreachableError
 from tandem.orchestrator.controller import Acknowledge, Action, Capacity, Change, Policy, Start, Stop, Submit, decide
 from tandem.orchestrator.job_files import JobFiles
@@ -127,7 +127,7 @@ class Orchestrator:
             self._ray.submit(
                 job.submission_id,
                 entrypoint(self._cluster, files.path),
-                self._cluster.ray_env(),
+                job_environment(self._cluster),
                 {"name": job.name, "kind": job.kind, "job": job.id},
             )
         except UnreachableError:
@@ -158,6 +158,11 @@ def entrypoint(cluster: Cluster, job_dir: Path) -> str:
     """
     python = sys.executable if cluster.local else "python"
     return f"exec {shlex.quote(python)} -m tandem.runner {shlex.quote(str(job_dir))}"
+
+
+def job_environment(cluster: Cluster) -> dict[str, str]:
+    """What a driver is told of its cluster; nodes elsewhere know their own head and token."""
+    return cluster.ray_env() if cluster.local else {STORAGE_VARIABLE: str(cluster.storage)}
 
 
 def describe(job: Job, files: JobFiles) -> dict[str, Any]:
