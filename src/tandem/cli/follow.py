@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tandem.cli.output import is_terminal, note, print_table
 from tandem.errors import JobFailedError, NotFoundError, TandemError
@@ -74,8 +75,10 @@ def failure(job: dict[str, Any]) -> JobFailedError:
     return JobFailedError(f"{job['state']}{why}", where=job["id"], remedy=f"`tandem logs {job['id']}` shows its log")
 
 
-def print_log(client: Client, job_id: str, *, until_end: bool, pause: Pause = time.sleep) -> dict[str, Any]:
-    """Print a job's log; with `until_end`, as it grows, until the job has ended.
+def print_log(
+    client: Client, job_id: str, *, until_end: bool, to: TextIO | None = None, pause: Pause = time.sleep
+) -> dict[str, Any]:
+    """Print a job's log (`to` stdout, if nothing else is said); with `until_end`, as it grows, until the job has ended.
 
     Returns:
         The job as it stands afterwards.
@@ -86,7 +89,7 @@ def print_log(client: Client, job_id: str, *, until_end: bool, pause: Pause = ti
         job = client.job(job_id)
         text, position = client.logs(job_id, offset)
         while position > offset:
-            print(text, end="", flush=True)
+            print(text, end="", file=to, flush=True)
             offset = position
             text, position = client.logs(job_id, offset)
         if not until_end or job["state"] in FINAL:
@@ -194,7 +197,8 @@ def _figure(value: Any) -> str:
 def _lines(client: Client, job_id: str, title: str | None, pause: Pause) -> dict[str, Any]:
     if title:
         note(f"{title} ({job_id})")
-    return print_log(client, job_id, until_end=True, pause=pause)
+    # What is followed is on its way to a result, and stdout is the result's.
+    return print_log(client, job_id, until_end=True, to=sys.stderr, pause=pause)
 
 
 def _bars(client: Client, job_id: str, title: str, pause: Pause) -> dict[str, Any]:
