@@ -153,19 +153,11 @@ def wait_for_app(
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The figures of a comparison, arm by arm, and its verdict."""
-    arms: dict[str, dict[str, Any]] = report["arms"]
-    names = list(dict.fromkeys(metric for arm in arms.values() for metric in arm["metrics"]))
-    rows = []
-    for arm, figures in arms.items():
-        metrics = [_figure(figures["metrics"].get(name)) for name in names]
-        latency = (figures.get("latency_ms") or {}).get("p50")
-        rows.append([arm, figures["n"], figures["failures"], *metrics, "" if latency is None else f"{latency:.0f}"])
-    title = f"{report.get('id', 'comparison')}: {report['dataset'].get('eval', '')}" if report.get("dataset") else None
-    print_table(["arm", "n", "failures", *names, "p50 ms"], rows, title=title, heading=True)
-    verdict = report["verdict"]
-    winner = verdict["winner"] or f"no significant difference between {', '.join(verdict['tied'])}"
-    print(f"verdict: {winner}. {verdict['reason']}")
+    """The figures of a comparison, arm by arm, and its verdict in a sentence."""
+    from tandem.evaluation.text import SUMMARY_HEADER, summary_rows, sureness, verdict_sentence
+
+    print_table(SUMMARY_HEADER, summary_rows(report), title=report.get("name"), heading=True)
+    print(f"verdict: {verdict_sentence(report)}\n{sureness(report)}")
 
 
 def read_report(result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
@@ -186,12 +178,6 @@ def read_report(result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     except FileNotFoundError:
         raise NotFoundError("the report is gone", where=str(folder), remedy="submit the comparison --again") from None
     return report, folder
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, dict):
-        value = value.get("value", value.get("mean"))
-    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _lines(client: Client, job_id: str, title: str | None, pause: Pause) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tandem.artifacts.uris import resolve
 from tandem.errors import DataError, ModelError, TandemError
 from tandem.evaluation.costs import Machine
 from tandem.models.loading import adapter_path
+from tandem.specs.base import PromptSpec
 from tandem.specs.compare import PriceSpec
 
 if TYPE_CHECKING:
@@ -98,6 +99,15 @@ def check_base(adapter: Adapter, model: str, *, same: Callable[[str, str], bool]
             where=adapter.uri,
             remedy=f"train one on {model}, or compare on {trained_on}",
         )
+
+
+def prompt_notes(adapters: Sequence[Adapter], prompt: PromptSpec) -> list[str]:
+    """Which adapters were trained on other prompts than the comparison's: it costs them quality, silently."""
+    return [
+        f"{adapter.uri} was trained with another prompt than it is asked with."
+        for adapter in adapters
+        if adapter.meta.get("prompt") not in (None, prompt.canonical())
+    ]
 
 
 def same_model(storage: Path) -> Callable[[str, str], bool]:

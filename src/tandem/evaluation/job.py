@@ -16,7 +16,7 @@ from tandem.config.cluster import Cluster
 from tandem.data.rows import QaRow, read_qa
 from tandem.data.splits import take
 from tandem.errors import DataError
-from tandem.evaluation.adapters import Adapter, check_base, held_out, read_adapter, same_model
+from tandem.evaluation.adapters import Adapter, check_base, held_out, prompt_notes, read_adapter, same_model
 from tandem.evaluation.arms import Arm, Contexts, Messages, arms_of, build_prompt
 from tandem.evaluation.contexts import Searcher, contexts_for
 from tandem.evaluation.costs import Machine, this_machine
@@ -118,6 +118,7 @@ def run(spec: CompareSpec, context: JobContext, tools: Tools | None = None) -> d
     for adapter in adapters.values():
         check_base(adapter, spec.model, same=same)
     apart, notes = held_out(list(adapters.values()), available, where=spec.eval)
+    notes += prompt_notes(list(adapters.values()), spec.prompt)
     rows = take(apart, spec.limit)
     check_slices(spec, rows)
     model = tools.model(spec.model, context.storage)

@@ -60,10 +60,15 @@ def interval(ci95: Sequence[float] | None, *, signed: bool = False) -> str:
 
 
 def ranked(report: Data) -> list[str]:
-    """Arms by the primary metric, best first, the oracle last."""
+    """Arms by the primary metric and then F1, best first, the oracle last."""
     metric = report["verdict"]["metric"]
     arms: Mapping[str, Any] = report["arms"]
-    return sorted(arms, key=lambda name: (not arms[name]["candidate"], -(arms[name]["metrics"][metric] or 0.0)))
+
+    def order(name: str) -> tuple[bool, float, float]:
+        metrics = arms[name]["metrics"]
+        return not arms[name]["candidate"], -(metrics[metric] or 0.0), -(metrics["f1"] or 0.0)
+
+    return sorted(arms, key=order)
 
 
 def summary_rows(report: Data) -> Rows:

@@ -195,7 +195,7 @@ def _figures(records: list[Record], *, seconds: float, spec: FinetuneSpec, gpus:
         "tokens_per_s": tokens / math.fsum(record["step_s"] for record in done),
         "seconds": round(seconds, 1),
         "startup_s": round(attempts[-1]["startup_s"], 1),
-        "resumed_at": [record["started_at_step"] for record in attempts if record["started_at_step"]],
+        "resumed_at": [record["started_at_step"] for record in attempts[1:]],
         "workers": spec.workers,
         "cpus": spec.workers * spec.cpus_per_worker,
         "gpus": spec.workers * gpus,

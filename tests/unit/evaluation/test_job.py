@@ -22,8 +22,8 @@ def report_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def three_arms(world: Any, **changes: Any) -> Any:
-    arms = {"arms": ["base", "rag", "raft"], "raft_adapter": world.adapter(), "slices": ["kind"]}
-    return world.spec(**(arms | changes))
+    adapter = changes.pop("raft_adapter", None) or world.adapter()
+    return world.spec(**({"arms": ["base", "rag", "raft"], "raft_adapter": adapter, "slices": ["kind"]} | changes))
 
 
 def test_a_comparison_ends_with_a_verdict_and_all_its_files(world: Any) -> None:
@@ -238,6 +238,15 @@ def test_training_rows_that_are_known_and_apart_leave_no_note(world: Any) -> Non
 def test_training_that_is_unknown_is_noted(world: Any) -> None:
     report = report_of(run(three_arms(world), world.context, world.tools))
     assert any("leak can't be ruled out" in note for note in report["notes"])
+
+
+def test_an_adapter_of_another_prompt_is_noted(world: Any) -> None:
+    data = {"train_ids": ["t1"]}
+    own = world.adapter("own", data=data, prompt=world.spec().prompt.canonical())
+    assert report_of(run(three_arms(world, raft_adapter=own), world.context, world.tools))["notes"] == []
+    other = world.adapter("other", data=data, prompt=world.spec().prompt.canonical() | {"question": "Q: {question}"})
+    report = report_of(run(three_arms(world, raft_adapter=other), world.context, world.tools))
+    assert report["notes"] == ["artifact:other was trained with another prompt than it is asked with."]
 
 
 def test_a_limit_asks_fewer_and_always_the_same(world: Any) -> None:
