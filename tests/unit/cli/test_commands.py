@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from stand_ins.report import report
 from stand_ins.shell import Shell
 
 from tandem.cli import follow as following
@@ -205,21 +206,7 @@ def test_what_the_endpoint_refuses(status: int, kind: type[TandemError]) -> None
 
 
 def test_a_report_is_printed_with_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    def arm(em: float, recall: float | None) -> dict[str, object]:
-        metrics = {"em": em, "f1": em, "bleu": 1.0, "rouge_l": em, "recall_at_k": recall}
-        latency, cost = {"p50": 12.3, "p95": 20.0}, {"train": 0.0, "per_1k": 0.5, "per_correct": 0.1}
-        arm = {"n": 4, "failures": 0, "candidate": True, "metrics": metrics, "ci95": {"em": [0.0, 1.0]}}
-        return {**arm, "latency_ms": latency, "cost": cost}
-
-    verdict = {"winner": None, "tied": ["rag", "base"], "cheapest": "base", "metric": "em", "reason": "", "rule": ""}
-    report = {
-        "name": "c",
-        "dataset": {"n": 4},
-        "arms": {"base": arm(0.25, None), "rag": arm(0.75, 1.0)},
-        "pairs": [{"a": "base", "b": "rag", "metric": "em", "p_adjusted": 0.5}],
-        "verdict": verdict,
-    }
-    following.print_report(report)
+    following.print_report(report(None, base=0.25, rag=0.75))
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[:3] for line in lines[:2]] == [["arm", "EM", "95 %"], ["rag", "0.75", "0.00 to 1.00"]]
     assert lines[3][0].startswith("verdict: No clear winner: 4 questions can't tell rag and base apart")

@@ -5,18 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins.report import report
 from stand_ins.shell import Shell
 
 from tandem.artifacts.manifest import write_manifest
 from tandem.cli import compare as comparing
 
-REPORT = {
-    "schema": 1,
-    "id": "x",
-    "dataset": {"eval": "e"},
-    "arms": {"raft": {"n": 6, "failures": 0, "metrics": {"em": 0.5}, "latency_ms": {"p50": 1.0}}},
-    "verdict": {"winner": "raft", "tied": [], "reason": "it is best"},
-}
+REPORT = report("raft", base=0.0, raft=0.5)
 
 
 @pytest.fixture
@@ -60,7 +55,7 @@ def test_the_whole_way_from_a_folder_to_a_verdict_and_an_endpoint(
     assert shell.serve.apps["docs"]["args"]["adapters"] == [
         {"name": "docs-raft", "uri": "artifact:docs-raft@docs-raft-2"}
     ]
-    assert result.stdout.splitlines()[-1] == "verdict: raft. it is best"
+    assert "verdict: raft wins: it answers 50 % of 4 questions exactly right" in result.stdout
     assert json.loads(shell("compare", "--docs", str(docs), "--qa", str(qa), "--no-deploy", "--json").stdout) == REPORT
     assert [spec["again"] for spec in steps] == [False] * 6
 
