@@ -26,6 +26,7 @@ from tandem.training.schedule import plan_batches
 STEPS = 40
 EVERY = 4
 DEADLINE_S = 240
+ZERO3 = Path(__file__).parents[2] / "jobs" / "deepspeed" / "zero3.json"
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def test_full_weights_under_zero_3_come_out_whole(ray_cluster: Cluster, model_pa
 
     context = job_context(ray_cluster, "tiny-full")
     schedule = {"max_steps": 6, "learning_rate": 0.002}
-    spec = finetune_spec(model_path, rows_path, method="full", deepspeed="jobs/deepspeed/zero3.json", schedule=schedule)
+    spec = finetune_spec(model_path, rows_path, method="full", deepspeed=str(ZERO3), schedule=schedule)
     result = job.run(spec, context)
     assert read_manifest(Path(result["artifact"])).type == "model"
     model = AutoModelForCausalLM.from_pretrained(result["artifact"])
