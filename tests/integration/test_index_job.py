@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -165,3 +166,13 @@ def _restarts(cluster: Cluster) -> int:
 
     (state,) = list_actors(cluster.dashboard_url, filters=[("name", "=", NAME)], detail=True)
     return int(state.num_restarts)
+
+
+def test_another_embedder_needs_another_collection(index: Index, embedder: Path, tmp_path: Path) -> None:
+    index("moved")
+    other = shutil.copytree(embedder, tmp_path / "other-embedder")
+    with (other / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match="made with another embedder") as caught:
+        index("moved", embedder={"model": str(other)})
+    assert "`collection` of their own" in str(caught.value)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.cluster import Cluster
+from tandem.config.files import write_whole
 
 PRINT_EVERY_S = 1.0
 
@@ -54,9 +55,7 @@ class JobContext:
             **figures: What else a watcher wants to see (a loss, a rate).
         """
         state: dict[str, Any] = {"phase": phase, "done": done, "total": total, "figures": figures, "time": time.time()}
-        partial = self.dir / "progress.json.partial"
-        partial.write_text(json.dumps(state))
-        partial.replace(self.dir / "progress.json")
+        write_whole(self.dir / "progress.json", json.dumps(state))
         last_phase, last_time = _last_line.get(self.dir, ("", 0.0))
         finished = total is not None and done >= total
         if phase != last_phase or finished or time.monotonic() - last_time >= PRINT_EVERY_S:

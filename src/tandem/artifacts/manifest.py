@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from tandem.config.files import PARTIAL, write_whole
 from tandem.errors import ModelError, NotFoundError
 
 MANIFEST = "manifest.json"
@@ -51,12 +52,10 @@ def write_manifest(folder: Path, *, name: str, id: str, type: ArtifactType, meta
     files = {
         str(path.relative_to(folder)): sha256_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, MANIFEST + ".partial")
+        if path.is_file() and path.name not in (MANIFEST, MANIFEST + PARTIAL)
     }
     manifest = Manifest(name, id, type, datetime.now(UTC).isoformat(timespec="microseconds"), files, meta)
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
-    partial.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
     return manifest
 
 

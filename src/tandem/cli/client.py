@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ from tandem.errors import AuthError, TandemError, UnreachableError
 
 TIMEOUT_S = 30.0
 # Serve's controller may have to start first.
-DEPLOY_TIMEOUT_S = 180.0
+SERVE_CALL_TIMEOUT_S = 180.0
 NEXT_OFFSET = "X-Next-Offset"
 
 
@@ -71,16 +70,6 @@ class Client:
         response = self._request("GET", f"/jobs/{job_id}/logs", params={"offset": offset})
         return response.text, int(response.headers[NEXT_OFFSET])
 
-    def all_logs(self, job_id: str) -> Iterator[str]:
-        """Everything that a job has printed until now, in pieces."""
-        offset = 0
-        while True:
-            text, position = self.logs(job_id, offset)
-            if position == offset:
-                return
-            yield text
-            offset = position
-
     def progress(self, job_id: str) -> dict[str, Any] | None:
         """phase, done, total, figures; None before the job has said anything."""
         data: dict[str, Any] | None = self._request("GET", f"/jobs/{job_id}/progress").json()
@@ -92,17 +81,17 @@ class Client:
 
     def deploy(self, config: dict[str, Any]) -> list[str]:
         """Hand a Serve config over; returns the applications' names without waiting for them."""
-        response = self._json("PUT", "/apps", json={"config": config}, timeout=DEPLOY_TIMEOUT_S)
+        response = self._json("PUT", "/apps", json={"config": config}, timeout=SERVE_CALL_TIMEOUT_S)
         return [str(name) for name in response["applications"]]
 
     def apps(self) -> list[dict[str, Any]]:
         """Every application that Ray Serve has."""
-        data: list[dict[str, Any]] = self._request("GET", "/apps", timeout=DEPLOY_TIMEOUT_S).json()
+        data: list[dict[str, Any]] = self._request("GET", "/apps", timeout=SERVE_CALL_TIMEOUT_S).json()
         return data
 
     def undeploy(self, name: str) -> None:
         """Take an application down."""
-        self._request("DELETE", f"/apps/{name}", timeout=DEPLOY_TIMEOUT_S)
+        self._request("DELETE", f"/apps/{name}", timeout=SERVE_CALL_TIMEOUT_S)
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         data: dict[str, Any] = self._request(method, path, **options).json()

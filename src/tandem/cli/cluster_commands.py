@@ -44,14 +44,14 @@ def up(
 def down() -> None:
     """Stop the cluster that was started here, with what is deployed on it. Records and artifacts stay."""
     from tandem.cli.client import Client
-    from tandem.errors import UnreachableError
+    from tandem.errors import TandemError
     from tandem.orchestrator.local import down as bring_down
 
     active = 0
     try:
         counts = Client.connect().status()["jobs"]
         active = sum(number for state, number in counts.items() if state not in ("SUCCEEDED", "FAILED", "STOPPED"))
-    except UnreachableError:
+    except TandemError:
         # It is about to be stopped: whether it answers matters little.
         active = 0
     if not bring_down(say=note):
@@ -101,10 +101,12 @@ def doctor(json: Json = False) -> None:
 
 
 def _facts(cluster: Any) -> dict[str, Any]:
+    from tandem.config.cluster import without_password
+
     return {
         "dashboard": cluster.dashboard_url,
         "server": cluster.server_url,
         "endpoint": cluster.endpoint_url,
-        "mlflow": cluster.mlflow_uri,
+        "mlflow": without_password(cluster.mlflow_uri),
         "storage": str(cluster.storage),
     }

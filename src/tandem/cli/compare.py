@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from tandem.data.rows import QaRow
     from tandem.orchestrator.compare_flow import CompareOptions
 
-MAX_QUARANTINED = 0.01
-DEPLOY_TIMEOUT_S = 600.0
 Report = tuple[dict[str, Any], Path]
 
 
@@ -51,10 +48,11 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
         The report, and the folder of the report's files.
     """
     from tandem.artifacts.manifest import read_manifest
+    from tandem.config.machine import cores
     from tandem.data.rows import read_qa
     from tandem.orchestrator.compare_flow import plan_compare
-    from tandem.orchestrator.local import cores
     from tandem.orchestrator.preflight import absolute_uri, missing_inputs
+    from tandem.specs import CompareSpec
 
     docs, qa = docs.expanduser().absolute(), qa.expanduser().absolute()
     if not docs.is_dir():
@@ -63,32 +61,31 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
         raise NotFoundError("no such file of questions", where=str(qa), remedy="check --qa")
     client = connect()
     storage = client.cluster.storage
-    rows = read_qa(qa, quarantine=storage / "compare" / "quarantine.jsonl", max_quarantined=MAX_QUARANTINED)
+    quarantine = storage / "compare" / "quarantine.jsonl"
+    quarantine.unlink(missing_ok=True)  # what an earlier file had in it says nothing of this one
+    allowed: float = CompareSpec.model_fields["max_quarantined"].default
+    rows = read_qa(qa, quarantine=quarantine, max_quarantined=allowed)
     # Jobs and replicas run in other folders than this one.
     names = ("model", "embedder", "adapter")
     chosen: dict[str, Any] = {name: absolute_uri(uri, Path.cwd()) for name in names if (uri := getattr(options, name))}
-    plan = plan_compare(docs, rows, replace(options, **chosen), storage=storage, cpus=cores())
+    options = replace(options, **chosen)
+    plan = plan_compare(docs, _documents(docs), rows, options, storage=storage, cpus=cores())
     faults = missing_inputs(plan.index.canonical(), where="--docs")
     faults += missing_inputs(plan.serve_config(plan.adapter)["applications"][0]["args"], where="tandem compare")
     if faults:
         raise InvalidSpecError(faults)
     _write_rows(plan.train_path, plan.train)
     _write_rows(plan.eval_path, plan.eval)
-    inputs = plan.eval_path.parent / "inputs.json"
-    fingerprint = plan.fingerprint(_documents(docs))
-    # The specs name the files, not what is in them: when that has changed, every step runs anew.
-    again = inputs.exists() and json.loads(inputs.read_text())["sha256"] != fingerprint
     note(f"{len(plan.train)} questions to train on, {len(plan.eval)} held out; {plan.eval_path.parent}")
-    submit_and_follow(client, plan.index.canonical(), "indexing", again=again)
+    submit_and_follow(client, plan.index.canonical(), "indexing")
     adapter = plan.adapter
     if plan.finetune is not None:
-        result = submit_and_follow(client, plan.finetune.canonical(), "training", again=again)
+        result = submit_and_follow(client, plan.finetune.canonical(), "training")
         manifest = read_manifest(Path(result["artifact"]))
         adapter = f"artifact:{manifest.name}@{manifest.id}"
-    result = submit_and_follow(client, plan.compare(adapter).canonical(), "comparing", again=again)
-    inputs.write_text(json.dumps({"sha256": fingerprint}) + "\n")
+    result = submit_and_follow(client, plan.compare(adapter).canonical(), "comparing")
     if options.deploy:
-        from tandem.cli.serving import deploy_and_wait
+        from tandem.cli.serving import DEPLOY_TIMEOUT_S, deploy_and_wait
 
         note("deploying")
         (app,) = deploy_and_wait(client, plan.serve_config(adapter), timeout_s=DEPLOY_TIMEOUT_S)
@@ -102,12 +99,11 @@ def _documents(docs: Path) -> list[tuple[str, int, int]]:
 
 
 def _write_rows(path: Path, rows: Sequence[QaRow]) -> None:
+    from tandem.config.files import write_whole
     from tandem.orchestrator.compare_flow import row_line
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     try:
-        partial.write_text("".join(row_line(row) for row in rows))
+        write_whole(path, "".join(row_line(row) for row in rows))
     except OSError as error:
         raise DataError(f"can't be written: {error.strerror}", where=str(path)) from None
-    partial.replace(path)

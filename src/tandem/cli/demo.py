@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tandem.config.cluster import Cluster
 
 STEPS = 8
-DEPLOY_TIMEOUT_S = 600.0
 QUESTION = "What is the default value of the Django setting CSRF_COOKIE_NAME?"
 
 
@@ -50,7 +49,7 @@ def run() -> None:
     """
     from tandem.artifacts.uris import resolve
     from tandem.cli.client import Client
-    from tandem.cli.serving import absolute_config, deploy_and_wait
+    from tandem.cli.serving import DEPLOY_TIMEOUT_S, absolute_config, deploy_and_wait
     from tandem.cli.spec_commands import load_job
     from tandem.demo.files import spec_file
     from tandem.demo.questions import write_questions
@@ -123,11 +122,13 @@ def _slices(report: dict[str, Any]) -> None:
 
 
 def _where_to_look(cluster: Cluster, app: dict[str, Any], files: Path) -> None:
+    from tandem.config.cluster import without_password
+
     body = json.dumps({"model": "django", "messages": [{"role": "user", "content": QUESTION}]})
     rows = [
         ["report", str(files / "report.html")],
         ["dashboard", f"{cluster.dashboard_url}  (token: {cluster.ray_token_file})"],
-        ["MLflow", f"mlflow ui --backend-store-uri {cluster.mlflow_uri}"],
+        ["MLflow", f"mlflow ui --backend-store-uri {without_password(cluster.mlflow_uri)}"],
         ["jobs", "tandem ps; tandem show ID; tandem logs ID"],
         ["endpoint", f"{app['url']}/v1  (key: {cluster.api_key_file})"],
         ["stop", "tandem down"],

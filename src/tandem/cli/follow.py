@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tandem.cli.output import is_terminal, note, print_table
 from tandem.errors import JobFailedError, NotFoundError, TandemError
+from tandem.orchestrator.states import FINAL
 
 if TYPE_CHECKING:
     from tandem.cli.client import Client
 
 POLL_S = 0.5
-FINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 Pause = Callable[[float], None]
 
 
@@ -59,14 +60,21 @@ def follow(client: Client, job_id: str, title: str | None = None, *, pause: Paus
         JobFailedError: It ended in FAILED or STOPPED.
         KeyboardInterrupt: The watcher left; the job goes on.
     """
-    try:
+    with leaving(job_id):
         job = _bars(client, job_id, title or job_id, pause) if is_terminal() else _lines(client, job_id, title, pause)
-    except KeyboardInterrupt:
-        note(f"\n{job_id} goes on; come back with `tandem logs {job_id} -f`, end it with `tandem stop {job_id}`")
-        raise
     if job["state"] != "SUCCEEDED":
         raise failure(job)
     return client.result(job_id)
+
+
+@contextmanager
+def leaving(job_id: str) -> Iterator[None]:
+    """Tell whoever leaves with Ctrl-C that the job goes on, and how to come back."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"\n{job_id} goes on; come back with `tandem logs {job_id} -f`, end it with `tandem stop {job_id}`")
+        raise
 
 
 def failure(job: dict[str, Any]) -> JobFailedError:

@@ -69,7 +69,7 @@ def ps(
 
 
 def show(job_id: JobId, json: Json = False) -> None:
-    """Show a job: its state and why, every change, every attempt, how far it is, where its files lie."""
+    """Show a job: its state and why, every change, how far it is, where its files lie."""
     from tandem.cli.client import Client
     from tandem.cli.follow import progress_text
 
@@ -158,10 +158,12 @@ def clock(seconds: float) -> str:
 
 
 def _quiet_follow(client: Any, job_id: str) -> dict[str, Any]:
-    from tandem.cli.follow import failure
+    from tandem.cli.follow import failure, leaving
     from tandem.cli.follow import wait as wait_for
 
-    job = wait_for(client, job_id)
+    note(job_id)
+    with leaving(job_id):
+        job = wait_for(client, job_id)
     if job["state"] != "SUCCEEDED":
         raise failure(job)
     result: dict[str, Any] = client.result(job_id)

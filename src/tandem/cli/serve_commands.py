@@ -8,12 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from tandem.cli.output import note, print_json, print_table
+from tandem.cli.serving import DEPLOY_TIMEOUT_S
 from tandem.cli.spec_commands import Json, Overrides
 
-ASK_TIMEOUT_S = 180.0
 SHOWN_CHARACTERS = 100
-# From a start on a cold disk to a loaded model: vLLM took 87 s on two cores.
-DEPLOY_TIMEOUT_S = 600.0
 
 
 def register(app: typer.Typer) -> None:

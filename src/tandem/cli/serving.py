@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from tandem.cli.follow import wait_for_app
 from tandem.errors import InvalidSpecError
 
+# From a start on a cold disk to a loaded model: vLLM took 87 s on two cores.
+DEPLOY_TIMEOUT_S = 600.0
+
 if TYPE_CHECKING:
     from tandem.cli.client import Client
 

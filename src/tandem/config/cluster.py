@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tandem.config.files import write_whole
 from tandem.errors import UnreachableError
 
 STORAGE_VARIABLE = "TANDEM_STORAGE"
@@ -61,17 +63,25 @@ class Cluster:
         """
         path = storage_path(storage) / "cluster.json"
         try:
-            data: dict[str, Any] = json.loads(path.read_text())
+            return cls.from_json(json.loads(path.read_text()))
         except FileNotFoundError:
             raise UnreachableError(
                 "no cluster was started here",
                 where=str(path.parent),
                 remedy=f"run `tandem up`, or set {STORAGE_VARIABLE} to the storage folder of one that runs",
             ) from None
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UnreachableError(
                 f"can't be read: {error}", where=str(path), remedy="run `tandem down`, then `tandem up`"
             ) from None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Cluster:
+        """From what `save` wrote.
+
+        Raises:
+            TypeError: Something is missing: another version wrote it.
+        """
         known = {f.name for f in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
         for key in ("storage", "api_key_file", "ray_token_file"):
@@ -82,9 +92,7 @@ class Cluster:
     def save(self) -> Path:
         """Write ``cluster.json``; last, since its existence means that the cluster is up."""
         path = self.storage / "cluster.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2, default=str) + "\n", private=True)
         return path
 
     def ray_env(self) -> dict[str, str]:
@@ -104,3 +112,8 @@ class Cluster:
                 where=str(self.api_key_file),
                 remedy="run `tandem down`, then `tandem up`",
             ) from None
+
+
+def without_password(url: str) -> str:
+    """A database's or MLflow's URL as it may be shown."""
+    return re.sub(r"(?<=://)[^@/]*@", "***@", url)

@@ -13,10 +13,19 @@ from tandem.data.rows import QaRow, TrainRow
 R = TypeVar("R", QaRow, TrainRow)
 
 
+def question_key(question: str) -> str:
+    """The first 16 hex digits of the SHA-256 of a question, lower-cased, with single spaces."""
+    return hashlib.sha256(_normalised(question).encode()).hexdigest()[:16]
+
+
+def _normalised(question: str) -> str:
+    return " ".join(question.lower().split())
+
+
 def _group(row: QaRow | TrainRow) -> str:
     # Rows that ask the same thing must fall on the same side, whatever their ids: else the answer leaks.
     if row.question is not None:
-        return " ".join(row.question.lower().split())
+        return _normalised(row.question)
     if isinstance(row, TrainRow) and row.messages:
         return " ".join(turn["content"] for turn in row.messages if turn["role"] == "user")
     return row.id

@@ -73,7 +73,13 @@ def _scan_json(path: Path) -> Iterator[tuple[int, Row | Fault]]:
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
                 yield number, Fault(str(path), number, f"not JSON: {reason}", line.strip())
                 continue
-            if isinstance(row, dict):
+            if "\\ud" in line.lower() and _has_surrogates(row):
+                # Half of a character that an escape cut in two: it can't be tokenized, nor written as UTF-8.
+                yield (
+                    number,
+                    Fault(str(path), number, r"not a character: a lone surrogate (\ud800 to \udfff)", line.strip()),
+                )
+            elif isinstance(row, dict):
                 yield number, row
             else:
                 yield number, Fault(str(path), number, f"a JSON object is needed, not {_json_name(row)}", row)
@@ -121,6 +127,14 @@ def _cell(value: str) -> Any:
         except json.JSONDecodeError:
             return value
     return value
+
+
+def _has_surrogates(row: Any) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _json_name(value: Any) -> str:

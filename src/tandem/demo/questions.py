@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.config.files import write_whole
+
 EVALUATION_SHARE = 0.35
 _UNDERLINE = re.compile(r"([=\-~^])\1{2,}")
 _CLASS_DEFAULT = re.compile(r"^Default: ``'``:class:`([^`]+)`\\ ``'``", re.MULTILINE)
@@ -118,7 +120,5 @@ def write_questions(docs: Path, folder: Path) -> dict[str, Path]:
     paths = {}
     for name, rows in splits.items():
         paths[name] = folder / f"{name}.jsonl"
-        partial = paths[name].with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(paths[name])
+        write_whole(paths[name], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.manifest import MANIFEST, read_manifest, sha256_file
 from tandem.artifacts.uris import resolve
+from tandem.data.splits import question_key
 from tandem.errors import DataError, ModelError, TandemError
 from tandem.evaluation.costs import Machine
 from tandem.models.loading import adapter_path
@@ -138,8 +138,11 @@ def trained_on(adapter: Adapter, rows: Sequence[QaRow]) -> frozenset[str] | None
     ids, questions = data.get("train_ids"), data.get("train_questions")
     if ids is None and questions is None:
         return None
-    known_ids, known_questions = frozenset(ids or ()), frozenset(questions or ())
-    return frozenset(row.id for row in rows if row.id in known_ids or question_key(row.question) in known_questions)
+    if questions is not None:
+        # What is asked decides: ids are often row numbers, and say nothing across two files.
+        known = frozenset(questions)
+        return frozenset(row.id for row in rows if question_key(row.question) in known)
+    return frozenset(row.id for row in rows if row.id in frozenset(ids or ()))
 
 
 def held_out(adapters: Sequence[Adapter], rows: Sequence[QaRow], *, where: str) -> tuple[list[QaRow], list[str]]:
@@ -174,8 +177,3 @@ def held_out(adapters: Sequence[Adapter], rows: Sequence[QaRow], *, where: str) 
             remedy="evaluate on questions that were held out of training",
         )
     return [row for row in rows if row.id not in leaked], notes
-
-
-def question_key(question: str) -> str:
-    """The first 16 hex digits of the SHA-256 of a question, lower-cased, with single spaces."""
-    return hashlib.sha256(" ".join(question.lower().split()).encode()).hexdigest()[:16]

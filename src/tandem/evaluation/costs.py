@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tandem.config.machine import cores
 from tandem.evaluation.schema import Cost
 from tandem.specs.compare import PriceSpec
 
@@ -50,8 +51,6 @@ def arm_cost(
 
 def this_machine() -> Machine:
     """The cores that this process may use, and the GPUs that it sees: what the engine runs on."""
-    import os
-
     import torch
 
-    return Machine(cpus=float(len(os.sched_getaffinity(0))), gpus=float(torch.cuda.device_count()))
+    return Machine(cpus=float(cores()), gpus=float(torch.cuda.device_count()))

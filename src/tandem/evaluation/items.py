@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.config.files import write_whole
 from tandem.evaluation.arms import Messages
 
 
@@ -89,6 +90,4 @@ def read_saved(path: Path, key: str) -> Mapping[str, Any] | None:
 
 def save(path: Path, key: str, data: Mapping[str, Any]) -> None:
     """Keep what a later attempt may use again, in one step."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"key": key, "data": data}, ensure_ascii=False))
-    partial.replace(path)
+    write_whole(path, json.dumps({"key": key, "data": data}, ensure_ascii=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -93,11 +92,3 @@ def _converted(gguf: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
-
-
-def weights_sha256(folder: Path) -> str:
-    """One SHA-256 (hex) over a model's config and safetensors, in order of their names."""
-    total = hashlib.sha256()
-    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        total.update(f"{file.name} {sha256_file(file)}\n".encode())
-    return total.hexdigest()

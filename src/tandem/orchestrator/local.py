@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster, storage_path
+from tandem.config.machine import cores
 from tandem.errors import AuthError, InputError, TandemError, UnreachableError
 from tandem.orchestrator.controller import Policy
 from tandem.orchestrator.deploy import APPLICATIONS
@@ -95,8 +96,10 @@ def up(spec: ClusterSpec, *, say: Say = lambda _: None) -> Up:
     _clear(marks, running, lives, local=local)
     cluster = running if running is not None and lives else _plan(spec, storage)
     _check_ports(cluster, lives)
+    # Documents, weights and records are their owner's. A folder that is there already keeps the mode that it was given.
+    storage.mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in ("artifacts", "index", "jobs", "logs"):
-        (storage / folder).mkdir(parents=True, exist_ok=True)
+        (storage / folder).mkdir(exist_ok=True)
     make_secrets(cluster)
     started = tuple(part for part in PARTS if part not in lives and (local or part == "server"))
     try:
@@ -131,7 +134,11 @@ def down(storage: Path | None = None, *, say: Say = lambda _: None) -> bool:
     """
     folder = storage_path(storage)
     marks = Marks.of(folder)
-    running = _running(folder)
+    try:
+        running = _running(folder)
+    except UnreachableError:
+        # Its processes bear our mark, whatever the file says.
+        running = None
     (folder / "cluster.json").unlink(missing_ok=True)
     processes = marked(marks.server) + marked(marks.ray)
     if running is not None and running.local and processes:
@@ -160,11 +167,6 @@ def answers(server_url: str) -> bool:
     except httpx.TransportError:
         return False
     return response.is_success
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def logical_cpus(spec: ClusterSpec) -> int:

@@ -12,71 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Boolean, Float, ForeignKey, Integer, String, Text, UniqueConstraint, create_engine, event, select
+from sqlalchemy import create_engine, event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from tandem.errors import NotFoundError, TandemError
 from tandem.orchestrator.identity import again_id, job_id, same_identity
 from tandem.orchestrator.states import NEXT, Reason, State
+from tandem.orchestrator.tables import AttemptRow, Base, EventRow, JobRow
 
 BUSY_TIMEOUT_S = 15
 SUBMIT_TRIES = 20
-
-
-class Base(DeclarativeBase):
-    """The tables of this module."""
-
-
-class JobRow(Base):
-    """One job; `seq` is the order of the queue."""
-
-    __tablename__ = "jobs"
-    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
-    id: Mapped[str] = mapped_column(String(80), unique=True)
-    name: Mapped[str] = mapped_column(String(40), index=True)
-    kind: Mapped[str] = mapped_column(String(20))
-    spec: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(String(12), index=True)
-    reason: Mapped[str] = mapped_column(String(20))
-    message: Mapped[str] = mapped_column(Text, default="")
-    attempt: Mapped[int] = mapped_column(Integer, default=0)
-    acknowledged: Mapped[bool] = mapped_column(Boolean, default=False)
-    stop_requested: Mapped[bool] = mapped_column(Boolean, default=False)
-    not_before: Mapped[float] = mapped_column(Float, default=0.0)
-    created_at: Mapped[float] = mapped_column(Float)
-    started_at: Mapped[float | None] = mapped_column(Float, default=None)
-    ended_at: Mapped[float | None] = mapped_column(Float, default=None)
-
-
-class AttemptRow(Base):
-    """One submission to Ray; written before the call is made."""
-
-    __tablename__ = "attempts"
-    __table_args__ = (UniqueConstraint("job_id", "number"),)
-    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    number: Mapped[int] = mapped_column(Integer)
-    submission_id: Mapped[str] = mapped_column(String(90))
-    reason: Mapped[str] = mapped_column(String(20), default="")
-    message: Mapped[str] = mapped_column(Text, default="")
-    exit_code: Mapped[int | None] = mapped_column(Integer, default=None)
-    submitted_at: Mapped[float] = mapped_column(Float)
-    ended_at: Mapped[float | None] = mapped_column(Float, default=None)
-
-
-class EventRow(Base):
-    """One change of a job's state."""
-
-    __tablename__ = "events"
-    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    at: Mapped[float] = mapped_column(Float)
-    attempt: Mapped[int] = mapped_column(Integer)
-    state: Mapped[str] = mapped_column(String(12))
-    reason: Mapped[str] = mapped_column(String(20))
-    message: Mapped[str] = mapped_column(Text, default="")
 
 
 @dataclass(frozen=True)

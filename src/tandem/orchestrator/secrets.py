@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
-from pathlib import Path
 
 from tandem.config.cluster import Cluster
+from tandem.config.files import write_whole
 
 KEY_BYTES = 32
 # The one key of a new cluster belongs to whoever runs it: no tenant restricts what it sees.
@@ -18,22 +17,12 @@ DEFAULT_TENANT = "*"
 def make_secrets(cluster: Cluster) -> None:
     """Write what isn't there yet: Ray's token (local clusters), the API key, and the tenants by hash of their key."""
     if cluster.local and cluster.ray_token_file is not None and not cluster.ray_token_file.exists():
-        write_private(cluster.ray_token_file, secrets.token_hex(KEY_BYTES))
+        write_whole(cluster.ray_token_file, secrets.token_hex(KEY_BYTES), private=True)
     if not cluster.api_key_file.exists():
-        write_private(cluster.api_key_file, f"tandem-{secrets.token_urlsafe(KEY_BYTES)}\n")
+        write_whole(cluster.api_key_file, f"tandem-{secrets.token_urlsafe(KEY_BYTES)}\n", private=True)
     tenants_file = cluster.storage / "api-keys.json"
     tenants: dict[str, str] = json.loads(tenants_file.read_text()) if tenants_file.exists() else {}
     digest = hashlib.sha256(cluster.api_key().encode()).hexdigest()
     if digest not in tenants:
         tenants[digest] = DEFAULT_TENANT
-        write_private(tenants_file, json.dumps(tenants, indent=2) + "\n")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read, at no moment."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    partial.replace(path)
+        write_whole(tenants_file, json.dumps(tenants, indent=2) + "\n", private=True)

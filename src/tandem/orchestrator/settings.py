@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tandem.config.cluster import Cluster
+from tandem.config.files import write_whole
 from tandem.orchestrator.controller import Policy
 
 
@@ -28,17 +29,11 @@ class ServerSettings:
     def save(self) -> Path:
         """Write ``server.json`` under the storage folder."""
         path = self.cluster.storage / "server.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n")
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2, default=str) + "\n", private=True)
         return path
 
     @classmethod
     def load(cls, path: Path) -> ServerSettings:
         """Read what `save` wrote."""
         data: dict[str, Any] = json.loads(path.read_text())
-        values = {field.name: data["cluster"][field.name] for field in fields(Cluster)}
-        for key in ("storage", "api_key_file", "ray_token_file"):
-            if values[key] is not None:
-                values[key] = Path(values[key])
-        return cls(Cluster(**values), Policy(**data["policy"]), data["job_cpus"])
+        return cls(Cluster.from_json(data["cluster"]), Policy(**data["policy"]), data["job_cpus"])

@@ -64,7 +64,6 @@ class Reason(StrEnum):
     NO_RESULT = "no_result"
     OUT_OF_MEMORY = "out_of_memory"
     STOPPED = "stopped"
-    TIMEOUT = "timeout"
     DRIVER_DIED = "driver_died"
     NODE_LOST = "node_lost"
     HEAD_LOST = "head_lost"
@@ -82,7 +81,6 @@ RETRYABLE: Mapping[Reason, bool] = {
     Reason.NO_RESULT: False,
     Reason.OUT_OF_MEMORY: False,
     Reason.STOPPED: False,
-    Reason.TIMEOUT: False,
     Reason.DRIVER_DIED: True,
     Reason.NODE_LOST: True,
     Reason.HEAD_LOST: True,

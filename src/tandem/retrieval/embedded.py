@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tandem.config.files import write_whole
 from tandem.errors import InputError, StoreError
 from tandem.retrieval import store as contract
 from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
@@ -61,9 +62,7 @@ class EdgeStore:
                     params = KeywordIndexParams(is_tenant=field == TENANT)
                     shard.update(UpdateOperation.create_field_index(field, params))
                 shard.flush()
-            partial = folder / (_SHAPE + ".partial")
-            partial.write_text(json.dumps(wanted))
-            partial.replace(folder / _SHAPE)
+            write_whole(folder / _SHAPE, json.dumps(wanted))
             self._shards[collection] = shard
 
     def drop_collection(self, collection: str) -> None:

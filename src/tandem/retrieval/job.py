@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -12,8 +11,9 @@ from typing import Any
 
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.uris import resolve
+from tandem.config.machine import cores
 from tandem.data.quarantine import check_quarantined, write_quarantine
-from tandem.errors import StoreError
+from tandem.errors import InputError, StoreError
 from tandem.retrieval.actor import NAMESPACE, connect
 from tandem.retrieval.embedding import configured_dimension, fingerprint
 from tandem.retrieval.indexing import (
@@ -29,7 +29,7 @@ from tandem.retrieval.indexing import (
     identity_settings,
     plan_changes,
 )
-from tandem.retrieval.snapshot import IndexSnapshot, snapshot_id, write_snapshot
+from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
 from tandem.retrieval.store import VectorStore, scroll_all
 from tandem.specs.index import IndexSpec
 
@@ -55,7 +55,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
 
     Raises:
         DataError: A source has nothing to read, or too much of it can't be read.
-        InputError: The collection has vectors of another shape.
+        InputError: The collection has vectors of another shape, or of another embedder.
         ModelError: The embedder can't be used.
         StoreError: The collection doesn't hold what was written.
     """
@@ -83,6 +83,8 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     store = connect(context.cluster)
     collection = spec.collection_name
     dimension = configured_dimension(embedder)
+    if collection in store.collections():
+        _check_embedder(find_snapshot(context.storage, collection), embedder_sha256)
     store.create_collection(collection, dimension=dimension, sparse=spec.sparse)
     plan = plan_changes(wanted, (record.id for record in scroll_all(store, collection, fields=(), page_size=_PAGE)))
     _embed(rows, plan, spec, context, embedder)
@@ -185,7 +187,7 @@ def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, embedder
             "collection": spec.collection_name,
             "embedder": embedder,
             "batch_size": spec.embedder.batch_size,
-            "threads": max(1, (os.cpu_count() or 1) // workers),
+            "threads": max(1, cores() // workers),
             "average_length": spec.chunk.tokens * _TERMS_PER_TOKEN if spec.sparse else None,
         },
         batch_size=_EMBED_BATCH,
@@ -196,6 +198,17 @@ def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, embedder
     for batch in stage.iter_batches(batch_size=None, batch_format="numpy"):
         done += int(batch["written"].sum())
         context.progress("embed", done, total, per_second=done / (time.monotonic() - started))
+
+
+def _check_embedder(before: IndexSnapshot | None, embedder_sha256: str) -> None:
+    # An endpoint may be searching it now, with the embedder that it knows: until the new vectors were all there, and
+    # the endpoint deployed anew, it would find nonsense.
+    if before is not None and before.embedder_sha256 != embedder_sha256:
+        raise InputError(
+            f"the collection {before.collection!r} was made with another embedder, {before.embedder}",
+            where="embedder.model",
+            remedy="give the new vectors a `collection` of their own, then deploy the endpoint on it",
+        )
 
 
 def _check_count(store: VectorStore, collection: str, wanted: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tandem.artifacts.job import JobContext
 from tandem.config.cluster import Cluster
+from tandem.config.files import write_whole
 from tandem.errors import TandemError
 from tandem.specs import KINDS, CompareSpec, FinetuneSpec, IndexSpec, Spec
 
@@ -40,9 +41,7 @@ def run(spec: Spec, context: JobContext) -> dict[str, Any]:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def cause(error: BaseException) -> BaseException:

@@ -31,7 +31,6 @@ from tandem.errors import (
     AuthError,
     InputError,
     InvalidSpecError,
-    JobFailedError,
     NotFoundError,
     SpecError,
     TandemError,
@@ -47,7 +46,6 @@ NEXT_OFFSET = "X-Next-Offset"
 # The first class that an error is an instance of decides.
 STATUSES: tuple[tuple[type[TandemError], int], ...] = (
     (NotFoundError, 404),
-    (JobFailedError, 409),
     (AuthError, 502),
     (UnreachableError, 502),
     (InputError, 400),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tandem.errors import InputError, StoreError, UnreachableError
+from tandem.errors import DataError, InputError, ModelError, NotFoundError, SpecError, StoreError, UnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +98,13 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def _known(error: Exception) -> ApiError | None:
-    if isinstance(error, InputError):
-        return bad_request(str(error))
     if isinstance(error, StoreError | UnreachableError):
         return unavailable("The document store can't be reached. Try again shortly.")
+    if isinstance(error, NotFoundError | ModelError | DataError | SpecError):
+        # A model, a collection or a file of ours: its name and place are nothing to the caller, who can't mend it.
+        return unavailable("A part of the endpoint is missing; its log says which.")
+    if isinstance(error, InputError):
+        return bad_request(error.what)
     name = type(error).__name__
     if name == "BackPressureError":
         return overloaded()

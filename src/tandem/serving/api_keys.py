@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.errors import InputError
 from tandem.serving.api_errors import unauthorized
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class KeyRing:
         self._path = path
         self._changed_ns = -1
         self._callers: dict[str, Caller] = {}
+        self._problem = ""
         self.reload()
 
     def reload(self) -> None:
@@ -64,7 +68,7 @@ class KeyRing:
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise unauthorized("No API key. Send `Authorization: Bearer KEY`.")
-        self.reload()
+        self._look_again()
         presented = hashlib.sha256(key.strip().encode()).hexdigest()
         found: Caller | None = None
         # Every entry is compared, in constant time each: how long it takes says nothing about the keys.
@@ -74,3 +78,13 @@ class KeyRing:
         if found is None:
             raise unauthorized("This API key isn't known here.")
         return found
+
+    def _look_again(self) -> None:
+        # A file that is half-way through an editor must not lock everybody out, nor let anybody in.
+        try:
+            self.reload()
+            self._problem = ""
+        except InputError as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                logger.error("%s; the keys that were read before go on counting", error)

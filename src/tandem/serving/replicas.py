@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from tandem.config.cluster import Cluster
 from tandem.errors import SpecError
 from tandem.models.engines.prompting import load_tokenizer, token_ids
@@ -60,7 +62,17 @@ class Ingress:
                 where="user_config",
                 remedy=f"these can: {', '.join(sorted(RECONFIGURABLE))}",
             )
-        self._service = self._build(RagSpec.model_validate({**self._spec, **user_config}))
+        try:
+            spec = RagSpec.model_validate({**self._spec, **user_config})
+        except ValidationError as error:
+            raise SpecError(str(error), where="user_config", remedy="what was before stays") from None
+        if spec.retriever.collection != self._service.spec.retriever.collection:
+            raise SpecError(
+                "another collection needs a new retriever",
+                where="user_config.retriever.collection",
+                remedy="change the application's args",
+            )
+        self._service = self._build(spec)
 
     def _build(self, spec: RagSpec) -> ChatService:
         return ChatService(spec, search=self._search, generate=self._generate, count=self._count)

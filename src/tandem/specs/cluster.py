@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tandem.specs.base import Name, Spec
+from tandem.specs.base import Spec
 
 
 class PortSpec(Spec):
@@ -29,7 +29,6 @@ class ClusterSpec(Spec):
     """A cluster on this machine, or one to attach to."""
 
     kind: Literal["cluster"] = "cluster"
-    name: Name = "local"
     address: str = Field(
         "local", description="local: started here by `tandem up`; else the URL of a Ray dashboard to attach to"
     )
@@ -50,7 +49,7 @@ class ClusterSpec(Spec):
     max_attempts: int = Field(3, ge=1)
 
     @model_validator(mode="after")
-    def _remote_has_token(self) -> ClusterSpec:
+    def _address_is_local_or_a_url(self) -> ClusterSpec:
         if self.address != "local" and not self.address.startswith(("http://", "https://")):
             raise ValueError(f"address: 'local' or the URL of a Ray dashboard, not {self.address!r}")
         return self

@@ -57,6 +57,10 @@ class IndexSpec(Spec):
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
     chunk: ChunkSpec = ChunkSpec()
     embedder: EmbedderSpec = EmbedderSpec()
+    revision: str | None = Field(
+        None,
+        description="tells one state of the sources from another: with a new one it is another job, which syncs anew",
+    )
     sparse: bool = Field(True, description="also write BM25 term weights, for hybrid search")
     tenant_field: str | None = Field(
         None, description="the metadata field (a JSONL/CSV/Parquet column) that names a chunk's tenant"

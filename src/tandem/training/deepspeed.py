@@ -12,8 +12,6 @@ from tandem.errors import SpecError
 from tandem.specs.finetune import FinetuneSpec
 
 AUTO = "auto"
-CPU_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-CUDA_BF16_CAPABILITY = (8, 0)  # Ampere
 _QUIET = 1_000_000_000  # steps between DeepSpeed's own progress lines: ours say more
 
 
@@ -28,22 +26,6 @@ class Hardware:
 
     cuda: bool
     bf16: bool
-
-
-def detect_hardware(*, cuda: bool, cpuinfo: Path = Path("/proc/cpuinfo")) -> Hardware:
-    """Look at the device of this process.
-
-    Args:
-        cuda: Whether this worker was given a GPU.
-        cpuinfo: Where Linux lists the processor's flags; elsewhere it isn't there, and float32 is used.
-    """
-    if cuda:
-        import torch
-
-        return Hardware(cuda=True, bf16=torch.cuda.get_device_capability() >= CUDA_BF16_CAPABILITY)
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    flags = next((line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")), [])
-    return Hardware(cuda=False, bf16=not CPU_BF16_FLAGS.isdisjoint(flags))
 
 
 def read_plain(spec: FinetuneSpec) -> dict[str, Any] | None:

@@ -85,8 +85,8 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     shutil.copyfile(context.dir / METRICS, folder / METRICS)
     (folder / "spec.json").write_text(json.dumps(spec.canonical(), indent=2, ensure_ascii=False) + "\n")
     draw_curve(metrics.steps(records), folder / "curve.png")
-    tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder))
     _write_manifest(spec, context, prepared, figures)
+    tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder))
     context.progress("done", config.steps, config.steps, train_loss=figures["train_loss"])
     counts = {key: prepared.data[key] for key in ("train_rows", "eval_rows", "quarantined")}
     return {"artifact": str(folder), **figures, **counts, "mlflow_run": tracker.run_id}

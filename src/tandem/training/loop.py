@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.config.machine import cores
 from tandem.errors import TandemError
+from tandem.models.engines.hardware import computes_bf16, read_processor
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.checkpoints import latest_checkpoint, load_checkpoint, report_checkpoint, save_weights
-from tandem.training.deepspeed import build_config, detect_hardware
+from tandem.training.deepspeed import Hardware, build_config
 from tandem.training.loss import Examples, completion_loss
 from tandem.training.schedule import learning_rate_factor, plan_batches, share
 
@@ -226,7 +228,7 @@ def _set_up(config: LoopConfig) -> Worker:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     context = ray.train.get_context()
     # Without a limit each worker would start a thread for every core, and they would fight for them.
-    threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+    threads = max(1, cores() // context.get_local_world_size())
     torch.set_num_threads(threads)
     spec = config.spec
     torch.manual_seed(spec.schedule.seed)
@@ -264,12 +266,10 @@ def _engine(model: Any, config: LoopConfig) -> Any:
         # DeepSpeed compiles this for a minute, and uses it for inference with split tensors only.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    hardware = detect_hardware(cuda=cuda)
     # All must agree: one worker without bf16 makes it fp32 for everybody.
-    agreed = torch.tensor(int(hardware.bf16), device="cuda" if cuda else "cpu")
+    agreed = torch.tensor(int(computes_bf16(read_processor(), cuda=cuda)), device="cuda" if cuda else "cpu")
     torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
-    hardware = type(hardware)(cuda=cuda, bf16=bool(agreed.item()))
-    settings = build_config(config.spec, config.plain, hardware)
+    settings = build_config(config.spec, config.plain, Hardware(cuda=cuda, bf16=bool(agreed.item())))
     schedule = config.spec.schedule
 
     def scheduler(optimizer: Any) -> Any:

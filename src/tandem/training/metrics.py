@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tandem.config.files import write_whole
+
 POLL_S = 0.5
 
 Record = dict[str, Any]
@@ -47,9 +49,7 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read(path) if record.get("step", 0) <= step]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class Follower:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tandem.artifacts.job import JobContext
 from tandem.data.quarantine import Fault, check_quarantined, write_quarantine
 from tandem.data.rows import TrainRow, read_training
-from tandem.data.splits import split, split_sha256
+from tandem.data.splits import question_key, split, split_sha256
 from tandem.errors import DataError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training.augment import Augmented, augment
@@ -166,10 +165,5 @@ def _describe(
         "eval_tokens": sum(len(example.input_ids) for example in held_out),
         "train_sha256": split_sha256(train_rows),
         "train_ids": [row.id for row in train_rows],
-        "train_questions": sorted({_question_key(row.question) for row in train_rows if row.question is not None}),
+        "train_questions": sorted({question_key(row.question) for row in train_rows if row.question is not None}),
     }
-
-
-def _question_key(question: str) -> str:
-    # As `tandem.evaluation.adapters.question_key`, in a layer of its own: a test says that they agree.
-    return hashlib.sha256(" ".join(question.lower().split()).encode()).hexdigest()[:16]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tandem.artifacts.job import JobContext
+from tandem.artifacts.tracking import open_run, tracked
 from tandem.training.metrics import Record
 
 EXPERIMENT = "tandem-finetune"
@@ -59,16 +59,8 @@ class Tracker:
         self._guarded(finish)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        from mlflow.exceptions import MlflowException
-
-        if self._failed:
-            return
-        try:
-            action()
-        except MlflowException as error:
-            self._failed = True
-            first = str(error).splitlines()[0]
-            print(f"MLflow at {self._context.cluster.mlflow_uri} doesn't take the metrics: {first}", flush=True)
+        if not self._failed:
+            self._failed = not tracked(self._context, "the metrics", action)
 
     def _flush(self, records: list[Record]) -> None:
         from mlflow.entities import Metric
@@ -88,22 +80,8 @@ class Tracker:
         self._flushed_at = time.monotonic()
 
     def _open(self) -> None:
-        import mlflow
         from mlflow.entities import Param
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        uri = self._context.cluster.mlflow_uri
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            # SQLite's default would be a folder below whatever directory the job runs in.
-            root = (
-                (self._context.storage / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
-            )
-            experiment_id = client.create_experiment(EXPERIMENT, artifact_location=root)
-        else:
-            experiment_id = experiment.experiment_id
-        tags = {"tandem.job": self._context.id, "mlflow.runName": self._context.id}
-        self.run_id = str(client.create_run(experiment_id, tags=tags).info.run_id)
+        client, self.run_id = open_run(self._context, EXPERIMENT)
         client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in self._params.items()])
         self._client = client

@@ -122,6 +122,12 @@ def test_whoever_leaves_is_told_how_to_come_back(
     job_id = result.stdout.strip()
     assert f"`tandem logs {job_id} -f`" in result.stderr
     assert shell.world.state(shell.world.records.get(job_id)) == "QUEUED"
+    # With --json stdout is the result's: the id goes where a person sees it.
+    monkeypatch.setattr(following, "wait", interrupt)
+    result = shell("submit", str(index_file), "--follow", "--json")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert job_id in result.stderr.splitlines()
+    assert f"`tandem logs {job_id} -f`" in result.stderr
 
 
 def test_schema_is_json(shell: Shell) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tandem.config.cluster import Cluster
+from tandem.config.cluster import Cluster, without_password
 from tandem.errors import UnreachableError
 
 
@@ -46,3 +47,18 @@ def test_secrets_are_by_reference(tmp_path: Path) -> None:
     assert saved.api_key() == "very-secret"
     assert "very-secret" not in saved.save().read_text()
     assert saved.ray_env()["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "ray-token")
+
+
+def test_what_another_version_or_a_full_disk_left_is_no_traceback(tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"storage": "/a"}'):
+        (tmp_path / "cluster.json").write_text(text)
+        with pytest.raises(UnreachableError, match="run `tandem down`, then `tandem up`"):
+            Cluster.load(tmp_path)
+
+
+def test_a_database_password_is_neither_read_by_others_nor_shown(tmp_path: Path) -> None:
+    url = "postgresql://tandem:secret@db/tandem"
+    path = replace(cluster(tmp_path), database_url=url).save()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert without_password(url) == "postgresql://***@db/tandem"
+    assert without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"

@@ -59,6 +59,7 @@ BAD = [
     ({"question": 3, "answers": "a"}, "must be a string"),
     ({"question": " ", "answers": "a"}, "is empty"),
     ({"question": "q", "answers": "a", "source": 3}, "`source` must be"),
+    (r'{"question": "half a \uD83D", "answers": "a"}', "lone surrogate"),
     ({"question": "good", "answers": "a"}, "same row stands in line 1"),
 ]
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tandem.artifacts.manifest import read_manifest
+from tandem.data.splits import question_key
 from tandem.errors import DataError, InputError, ModelError, TandemError
-from tandem.evaluation.adapters import question_key
 from tandem.evaluation.job import run
 from tandem.evaluation.schema import Report
 
@@ -218,6 +218,12 @@ def test_questions_that_were_trained_on_are_asked_of_no_arm(world: Any, planted:
     assert (report["dataset"]["leaked"], report["dataset"]["n"]) == (1, 39)
     assert "None:3" not in world.engines[0].asked
     assert any("trained on 1 of the 40 questions" in note for note in report["notes"])
+
+
+def test_the_same_ids_of_other_questions_are_no_leak(world: Any) -> None:
+    planted = {"train_ids": ["q3"], "train_questions": [question_key("something else?")]}
+    spec = three_arms(world, raft_adapter=world.adapter("clean", data=planted))
+    assert report_of(run(spec, world.context, world.tools))["dataset"]["leaked"] == 0
 
 
 def test_questions_that_were_all_trained_on_are_refused(world: Any) -> None:

@@ -15,8 +15,18 @@ ROWS = [
 ]
 
 
-def plan(tmp_path: Path, rows: list[QaRow] = ROWS, cpus: int = 2, **options: Any) -> ComparePlan:
-    return plan_compare(tmp_path / "My Docs", rows, CompareOptions(**options), storage=tmp_path, cpus=cpus)
+FILES = [("a.md", 10, 1), ("b.md", 20, 2)]
+
+
+def plan(
+    tmp_path: Path,
+    rows: list[QaRow] = ROWS,
+    cpus: int = 2,
+    files: list[tuple[str, int, int]] = FILES,
+    **options: Any,
+) -> ComparePlan:
+    docs = tmp_path / "My Docs"
+    return plan_compare(docs, files, rows, CompareOptions(**options), storage=tmp_path, cpus=cpus)
 
 
 def test_every_step_meets_the_others_in_names_and_files(tmp_path: Path) -> None:
@@ -24,7 +34,9 @@ def test_every_step_meets_the_others_in_names_and_files(tmp_path: Path) -> None:
     assert made.name == "my-docs"
     assert made.finetune is not None
     assert made.index.collection_name == made.finetune.retrieval.collection == made.name  # type: ignore[union-attr]
-    assert made.finetune.data.train == str(made.train_path) == str(tmp_path / "compare" / "my-docs" / "train.jsonl")
+    assert made.finetune.data.train == str(made.train_path)
+    assert made.train_path.parent == made.eval_path.parent
+    assert made.train_path.parent.parent == tmp_path / "compare" / "my-docs"
     compare = made.compare("artifact:my-docs-raft@x")
     assert compare.arms == ("base", "rag", "raft")
     assert (compare.eval, compare.collection, compare.model) == (str(made.eval_path), made.name, made.finetune.model)
@@ -71,12 +83,19 @@ def test_too_few_questions_and_names_that_cannot_be(tmp_path: Path) -> None:
     assert len(slug("x" * 99)) <= 30
 
 
-def test_other_contents_have_another_fingerprint(tmp_path: Path) -> None:
-    made = plan(tmp_path)
-    files = [("a.md", 10, 1), ("b.md", 20, 2)]
-    assert made.fingerprint(files) == made.fingerprint(files[::-1])
-    assert made.fingerprint(files) != made.fingerprint([("a.md", 10, 1), ("b.md", 21, 2)])
-    assert made.fingerprint(files) != plan(tmp_path, ROWS[1:]).fingerprint(files)
+def specs(made: ComparePlan) -> list[str]:
+    assert made.finetune is not None
+    return [made.index.digest(), made.finetune.digest(), made.compare("artifact:x@1").digest()]
+
+
+def test_other_contents_make_other_jobs(tmp_path: Path) -> None:
+    made = specs(plan(tmp_path))
+    assert specs(plan(tmp_path, files=FILES[::-1])) == made
+    changed_documents = specs(plan(tmp_path, files=[("a.md", 10, 1), ("b.md", 21, 2)]))
+    assert not set(changed_documents) & set(made)
+    changed_questions = specs(plan(tmp_path, ROWS[1:]))
+    assert changed_questions[0] == made[0]  # the index needn't be made again
+    assert not set(changed_questions[1:]) & set(made)
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -113,3 +113,6 @@ def test_a_log_is_read_in_pieces_cut_between_characters(world: World) -> None:
     assert text.decode() == "é\n"
     assert files.read_log(offset) == (b"", offset)
     assert files.read_log(99) == (b"", offset)
+    # The second attempt couldn't be started: it has no log.
+    files.append_log(3, "third\n")
+    assert files.read_log(offset)[0] == b"third\n"

@@ -49,6 +49,12 @@ def test_down_with_nothing_up_stops_nothing(tmp_path: Path) -> None:
     assert down(tmp_path) is False
 
 
+def test_down_needs_no_readable_cluster_file(tmp_path: Path) -> None:
+    (tmp_path / "cluster.json").write_text('{"storage": "of another version"}')
+    assert down(tmp_path) is False
+    assert not (tmp_path / "cluster.json").exists()
+
+
 def test_free_and_taken_ports(listening: int) -> None:
     assert port_in_use(listening)
     port = free_port([listening])

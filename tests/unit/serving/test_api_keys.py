@@ -23,6 +23,18 @@ def test_a_new_key_counts_without_a_restart(keys_file: Path):
         keys.caller("Bearer key-of-all")
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_file_that_breaks_meanwhile_locks_nobody_out_and_lets_nobody_in(keys_file: Path, text, caplog):
+    keys = KeyRing(keys_file)
+    keys_file.write_text(text)
+    os.utime(keys_file, ns=(1, 1))
+    for _ in range(2):
+        assert keys.caller("Bearer key-of-all").tenant is None
+        with pytest.raises(ApiError):
+            keys.caller("Bearer new")
+    assert caplog.text.count("the keys that were read before go on counting") == 1
+
+
 def test_a_hash_is_no_key(keys_file: Path):
     digest = next(iter(json.loads(keys_file.read_text())))
     with pytest.raises(ApiError):

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from tandem.errors import DataError, NotFoundError, StoreError
+from tandem.errors import DataError, InputError, NotFoundError, StoreError
 
 pytestmark = pytest.mark.anyio
 ASK = {"model": "app", "messages": [{"role": "user", "content": "What is the answer?"}]}
@@ -267,8 +267,9 @@ async def test_a_deadline_in_a_stream_is_an_event(make_endpoint):
     ("error", "status"),
     [
         (StoreError("lost", where="qdrant"), 503),
-        (DataError("bad filter"), 400),
-        (NotFoundError("no collection"), 400),
+        (InputError("too long", where="/secret/place"), 400),
+        (DataError("a secret file is broken"), 503),
+        (NotFoundError("no secret collection"), 503),
         (RuntimeError("secret prompt text"), 500),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from tandem.errors import SpecError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.deepspeed import Hardware, build_config, conflicts, detect_hardware, read_plain
+from tandem.training.deepspeed import Hardware, build_config, conflicts, read_plain
 
 CPU = Hardware(cuda=False, bf16=False)
 CPU_BF16 = Hardware(cuda=False, bf16=True)
@@ -135,17 +135,3 @@ def test_the_repositorys_files_fit_any_spec(name: str, stage: int, hardware: Har
     assert config["zero_optimization"]["stage"] == stage
     assert config["optimizer"]["params"]["weight_decay"] == 0.1
     assert '"auto"' not in json.dumps(config)
-
-
-@pytest.mark.parametrize(
-    ("flags", "bf16"),
-    [("fpu avx2", False), ("fpu avx512_bf16 avx2", True), ("fpu amx_bf16", True), ("fpu avx512f amx_tile", False)],
-)
-def test_bf16_is_what_the_processor_computes(tmp_path: Path, flags: str, bf16: bool) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    assert detect_hardware(cuda=False, cpuinfo=cpuinfo) == Hardware(cuda=False, bf16=bf16)
-
-
-def test_without_cpuinfo_it_is_fp32(tmp_path: Path) -> None:
-    assert detect_hardware(cuda=False, cpuinfo=tmp_path / "none").bf16 is False

@@ -9,8 +9,8 @@ import pytest
 from stand_ins.world import make_cluster
 
 from tandem.artifacts.job import JobContext
+from tandem.data.splits import question_key
 from tandem.errors import DataError
-from tandem.evaluation.adapters import question_key
 from tandem.retrieval import retriever as retrieval
 from tandem.retrieval.retriever import Passage
 from tandem.specs.finetune import FinetuneSpec

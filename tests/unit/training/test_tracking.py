@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def test_an_mlflow_that_cannot_be_reached_is_said_once_and_fails_nothing(
     tracker.close(RECORDS, status="FINISHED")
     assert capsys.readouterr().out.count("take the metrics") == 1
     assert tracker.run_id is None
+
+
+def test_a_database_of_another_version_fails_nothing(context: JobContext, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(context.storage / "future.db") as database:
+        database.execute("create table alembic_version (version_num varchar(32) not null)")
+        database.execute("insert into alembic_version values ('of the future')")
+    uri = f"sqlite:///{context.storage / 'future.db'}"
+    tracker = Tracker(replace(context, cluster=replace(context.cluster, mlflow_uri=uri)), {})
+    tracker.close(RECORDS, status="FINISHED")
+    assert "doesn't take the metrics" in capsys.readouterr().out
 
 
 def test_nothing_is_logged_before_it_is_time(context: JobContext) -> None:

@@ -16,7 +16,7 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 # Without these, bf16 is emulated: on an AVX2 machine vLLM took 54 s in bf16 for what took 11 s in fp32
 # (SmolLM2-135M, 16 requests of 300 + 32 tokens).
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last is what aarch64 calls it
-BF16_CUDA_CAPABILITY = (8, 0)
+BF16_CUDA_CAPABILITY = (8, 0)  # Ampere
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,26 @@ def parse_flags(cpuinfo: str) -> frozenset[str]:
     return frozenset()
 
 
+def computes_bf16(processor: Processor, *, cuda: bool) -> bool:
+    """Whether a device computes in bfloat16 in hardware: where it is emulated it is slower than float32.
+
+    Args:
+        processor: The machine.
+        cuda: Its GPU is meant.
+    """
+    if cuda:
+        return processor.cuda_capability is not None and processor.cuda_capability >= BF16_CUDA_CAPABILITY
+    return not BF16_FLAGS.isdisjoint(processor.flags)
+
+
 def choose_dtype(asked: Literal["auto"] | Dtype, processor: Processor, *, engine: EngineName) -> Dtype:
     """The number type to compute in; what was asked for by name is taken as it is."""
     if asked != "auto":
         return asked
-    if processor.cuda_capability is not None:
-        return "bfloat16" if processor.cuda_capability >= BF16_CUDA_CAPABILITY else "float16"
+    if processor.has_gpu:
+        return "bfloat16" if computes_bf16(processor, cuda=True) else "float16"
     # transformers decodes faster in fp32 even where the processor computes in bf16.
-    return "bfloat16" if engine == "vllm" and processor.flags & BF16_FLAGS else "float32"
+    return "bfloat16" if engine == "vllm" and computes_bf16(processor, cuda=False) else "float32"
 
 
 def choose_engine(asked: Literal["auto"] | EngineName, obstacle: str | None) -> tuple[EngineName, str]:

@@ -23,7 +23,8 @@ END_WAIT_S = 10.0
 
 def environment(spec: EngineSpec, *, on_gpu: bool) -> dict[str, str]:
     """Variables that must be set before vLLM is imported."""
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    # As a warning it says a line for each weight that it casts, and one for each of its own defaults.
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     if on_gpu:
         return variables
     return variables | {

@@ -10,6 +10,7 @@ from tandem.models.engines.hardware import (
     build_obstacle,
     choose_dtype,
     choose_engine,
+    computes_bf16,
     parse_flags,
     read_processor,
 )
@@ -38,6 +39,24 @@ def test_auto_is_what_the_processor_computes_in(processor, engine, dtype):
 
 def test_a_number_type_by_name_is_taken_as_it_is():
     assert choose_dtype("bfloat16", AVX2, engine="vllm") == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("processor", "cuda", "computes"),
+    [
+        (AVX2, False, False),
+        (BF16, False, True),
+        (Processor("x86_64", frozenset({"amx_bf16"})), False, True),
+        (Processor("x86_64", frozenset({"avx512f", "amx_tile"})), False, False),
+        (Processor("arm64", frozenset()), False, False),
+        (T4, True, False),
+        (H100, True, True),
+        (H100, False, False),
+        (BF16, True, False),
+    ],
+)
+def test_bf16_is_what_the_device_in_use_computes(processor, cuda, computes):
+    assert computes_bf16(processor, cuda=cuda) is computes
 
 
 def test_flags_come_from_the_first_processor():
