@@ -20,7 +20,8 @@ from tandem.config.cluster import Cluster
 from tandem.errors import DataError, InputError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
-from tandem.training.loss import Examples, completion_loss
+from tandem.training.dataset import Examples
+from tandem.training.loss import completion_loss
 from tandem.training.schedule import plan_batches
 
 STEPS = 40

@@ -20,7 +20,8 @@ from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.curve import draw_curve
 from tandem.training.deepspeed import Hardware, build_config, read_plain
-from tandem.training.loop import LoopConfig, train_worker
+from tandem.training.loop import train_worker
+from tandem.training.loop_config import LoopConfig
 from tandem.training.metrics import Record
 from tandem.training.prepare import Prepared, prepare
 from tandem.training.schedule import total_steps

@@ -12,44 +12,14 @@ from typing import Any
 
 from tandem.config.machine import cores
 from tandem.errors import TandemError
-from tandem.models.engines.hardware import computes_bf16, read_processor
-from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.checkpoints import latest_checkpoint, load_checkpoint, report_checkpoint, save_weights
-from tandem.training.deepspeed import Hardware, build_config
-from tandem.training.loss import Examples, completion_loss
-from tandem.training.schedule import learning_rate_factor, plan_batches, share
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """What the driver tells its workers; everything in it can be pickled, and paths are on the shared storage.
-
-    Args:
-        spec: The job.
-        plain: The DeepSpeed JSON of the spec, if it names one.
-        model: Folder of the base model.
-        train: Examples (.npz).
-        eval: Examples (.npz), or None for no evaluation loss.
-        steps: Optimizer steps in all.
-        pad_id: The token that fills up rows.
-        cuda: Whether each worker has a GPU.
-        metrics: Where the first worker writes its records.
-        output: Where the first worker writes adapter or weights.
-        started_at: When the driver began, in seconds since the epoch.
-    """
-
-    spec: FinetuneSpec
-    plain: dict[str, Any] | None
-    model: str
-    train: str
-    eval: str | None
-    steps: int
-    pad_id: int
-    cuda: bool
-    metrics: str
-    output: str
-    started_at: float
+from tandem.training.dataset import Examples
+from tandem.training.engine import build_engine
+from tandem.training.loop_config import LoopConfig
+from tandem.training.loss import completion_loss
+from tandem.training.model import load_model
+from tandem.training.schedule import plan_batches, share
 
 
 @dataclass(frozen=True)
@@ -220,7 +190,6 @@ def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, An
 def _set_up(config: LoopConfig) -> Worker:
     import ray.train
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -230,57 +199,7 @@ def _set_up(config: LoopConfig) -> Worker:
     # Without a limit each worker would start a thread for every core, and they would fight for them.
     threads = max(1, cores() // context.get_local_world_size())
     torch.set_num_threads(threads)
-    spec = config.spec
-    torch.manual_seed(spec.schedule.seed)
-    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32, trust_remote_code=False)
-    if spec.method == "lora":
-        model = _with_lora(model, spec)
-    engine = _engine(model, config)
+    engine = build_engine(load_model(config), config)
     return Worker(
         context.get_world_rank(), context.get_world_size(), threads, engine, engine.module.get_output_embeddings()
     )
-
-
-def _with_lora(model: Any, spec: FinetuneSpec) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    lora = spec.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(model, config)
-    # The adapter names the model as the spec does: this machine's path would mean nothing elsewhere.
-    model.peft_config["default"].base_model_name_or_path = spec.model
-    return model
-
-
-def _engine(model: Any, config: LoopConfig) -> Any:
-    import deepspeed
-    import deepspeed.ops
-    import torch
-    import torch.distributed
-
-    cuda = config.cuda
-    if not cuda:
-        # DeepSpeed compiles this for a minute, and uses it for inference with split tensors only.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    # All must agree: one worker without bf16 makes it fp32 for everybody.
-    agreed = torch.tensor(int(computes_bf16(read_processor(), cuda=cuda)), device="cuda" if cuda else "cpu")
-    torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
-    settings = build_config(config.spec, config.plain, Hardware(cuda=cuda, bf16=bool(agreed.item())))
-    schedule = config.spec.schedule
-
-    def scheduler(optimizer: Any) -> Any:
-        return torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, steps=config.steps, schedule=schedule)
-        )
-
-    engine, _, _, _ = deepspeed.initialize(
-        model=model,
-        model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
-        config=settings,
-        lr_scheduler=None if "scheduler" in settings else scheduler,
-    )
-    return engine

@@ -6,80 +6,9 @@ arithmetic of a small model; answers are a few tokens of each sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Many sequences in three flat arrays, so that workers can map them from a file.
-
-    Args:
-        input_ids: (tokens,) int32, all sequences one after another.
-        loss_mask: (tokens,) bool, True where the token carries loss.
-        offsets: (sequences + 1,) int64, where each begins and the last ends.
-    """
-
-    input_ids: np.ndarray[Any, Any]
-    loss_mask: np.ndarray[Any, Any]
-    offsets: np.ndarray[Any, Any]
-
-    @classmethod
-    def pack(cls, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Examples:
-        """From (input_ids, loss_mask) of each sequence."""
-        lengths = [len(ids) for ids, _ in sequences]
-        return cls(
-            np.fromiter((i for ids, _ in sequences for i in ids), dtype=np.int32, count=sum(lengths)),
-            np.fromiter((m for _, mask in sequences for m in mask), dtype=np.bool_, count=sum(lengths)),
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write an .npz file, without pickles."""
-        np.savez(path, input_ids=self.input_ids, loss_mask=self.loss_mask, offsets=self.offsets)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Examples:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            return cls(data["input_ids"], data["loss_mask"], data["offsets"])
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each sequence."""
-        lengths: list[int] = np.diff(self.offsets).tolist()
-        return lengths
-
-    def loss_tokens(self, indices: Sequence[int]) -> int:
-        """Tokens that carry loss in these sequences."""
-        return int(sum(self.loss_mask[self.offsets[i] : self.offsets[i + 1]].sum() for i in indices))
-
-    def collate(self, indices: Sequence[int], pad_id: int) -> tuple[Any, Any, Any]:
-        """A micro-batch, padded on the right.
-
-        Returns:
-            input_ids (batch, seq) int64, attention_mask (batch, seq) int64, loss_mask (batch, seq) bool: torch tensors.
-        """
-        import torch
-
-        longest = max(int(self.offsets[i + 1] - self.offsets[i]) for i in indices)
-        ids = torch.full((len(indices), longest), pad_id, dtype=torch.int64)
-        attention = torch.zeros((len(indices), longest), dtype=torch.int64)
-        mask = torch.zeros((len(indices), longest), dtype=torch.bool)
-        for row, i in enumerate(indices):
-            begin, end = int(self.offsets[i]), int(self.offsets[i + 1])
-            ids[row, : end - begin] = torch.from_numpy(self.input_ids[begin:end].astype(np.int64))
-            attention[row, : end - begin] = 1
-            mask[row, : end - begin] = torch.from_numpy(self.loss_mask[begin:end].copy())
-        return ids, attention, mask
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from tandem.data.splits import question_key, split, split_sha256
 from tandem.errors import DataError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training.augment import Augmented, augment
+from tandem.training.dataset import Examples
 from tandem.training.examples import Example, build_examples, preflight
-from tandem.training.loss import Examples
 
 if TYPE_CHECKING:
     from tandem.retrieval.retriever import Passage

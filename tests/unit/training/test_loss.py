@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tandem.training.loss import Examples, completion_loss
+from tandem.training.dataset import Examples
+from tandem.training.loss import completion_loss
 
 SEQUENCES = [
     ([5, 6, 7, 8, 9], [False, False, True, True, False]),

@@ -14,7 +14,7 @@ from tandem.errors import DataError
 from tandem.retrieval import retriever as retrieval
 from tandem.retrieval.retriever import Passage
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.loss import Examples
+from tandem.training.dataset import Examples
 from tandem.training.prepare import prepare
 
 

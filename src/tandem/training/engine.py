@@ -1,0 +1,47 @@
+"""DeepSpeed, set up for what the workers find themselves on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tandem.models.engines.hardware import computes_bf16, read_processor
+from tandem.training.deepspeed import Hardware, build_config
+from tandem.training.loop_config import LoopConfig
+from tandem.training.schedule import learning_rate_factor
+
+
+def build_engine(model: Any, config: LoopConfig) -> Any:
+    """DeepSpeed's engine around a model, on this worker's device; all workers call it together.
+
+    Args:
+        model: What is trained; parameters that require no gradient stay as they are.
+        config: The run.
+    """
+    import deepspeed
+    import deepspeed.ops
+    import torch
+    import torch.distributed
+
+    cuda = config.cuda
+    if not cuda:
+        # DeepSpeed compiles this for a minute, and uses it for inference with split tensors only.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    # All must agree: one worker without bf16 makes it fp32 for everybody.
+    agreed = torch.tensor(int(computes_bf16(read_processor(), cuda=cuda)), device="cuda" if cuda else "cpu")
+    torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
+    settings = build_config(config.spec, config.plain, Hardware(cuda=cuda, bf16=bool(agreed.item())))
+    schedule = config.spec.schedule
+
+    def scheduler(optimizer: Any) -> Any:
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, steps=config.steps, schedule=schedule)
+        )
+
+    engine, _, _, _ = deepspeed.initialize(
+        model=model,
+        model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+        config=settings,
+        lr_scheduler=None if "scheduler" in settings else scheduler,
+    )
+    return engine

@@ -1,0 +1,39 @@
+"""What the driver of a training run tells its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.specs.finetune import FinetuneSpec
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the driver tells its workers; everything in it can be pickled, and paths are on the shared storage.
+
+    Args:
+        spec: The job.
+        plain: The DeepSpeed JSON of the spec, if it names one.
+        model: Folder of the base model.
+        train: Examples (.npz).
+        eval: Examples (.npz), or None for no evaluation loss.
+        steps: Optimizer steps in all.
+        pad_id: The token that fills up rows.
+        cuda: Whether each worker has a GPU.
+        metrics: Where the first worker writes its records.
+        output: Where the first worker writes adapter or weights.
+        started_at: When the driver began, in seconds since the epoch.
+    """
+
+    spec: FinetuneSpec
+    plain: dict[str, Any] | None
+    model: str
+    train: str
+    eval: str | None
+    steps: int
+    pad_id: int
+    cuda: bool
+    metrics: str
+    output: str
+    started_at: float
