@@ -119,18 +119,6 @@ def read_file(path: Path, root: Path) -> Reading:
     return Reading((document,))
 
 
-def read_document(path: Path, root: Path) -> list[Document]:
-    """As `read_file`, but anything unusable is an error.
-
-    Raises:
-        DataError: The file, or a row of it, can't be used.
-    """
-    reading = read_file(path, root)
-    if reading.faults:
-        raise DataError(reading.faults[0].reason, where=reading.faults[0].where)
-    return list(reading.documents)
-
-
 def _document(source: str, title: str, text: str, headings: tuple[Heading, ...]) -> Document:
     return Document(str(uuid.uuid5(DOCUMENT_NAMESPACE, source)), source, title, text, {}, headings)
 

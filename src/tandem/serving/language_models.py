@@ -14,7 +14,8 @@ from typing import Any
 
 from tandem.errors import InputError, TandemError
 from tandem.models.engines import vllm_cpu_lora
-from tandem.models.engines.protocol import Generation, GenerationRequest, open_engine
+from tandem.models.engines.opening import open_engine
+from tandem.models.engines.protocol import Generation, GenerationRequest
 from tandem.serving.chat import Piece
 from tandem.specs.compare import EngineSpec
 from tandem.specs.rag import BASE_MODEL

@@ -9,7 +9,7 @@ import pytest
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
-from tandem.data.documents import list_files, read_document, read_file
+from tandem.data.documents import list_files, read_file
 from tandem.errors import DataError
 from tandem.specs.index import SourceSpec
 
@@ -35,7 +35,7 @@ def write_pdf(path: Path, *pages: str) -> None:
 
 
 def one(path: Path) -> tuple[str, str, list[str]]:
-    (document,) = read_document(path, path.parent)
+    (document,) = read_file(path, path.parent).documents
     return document.source, document.title, [heading.title for heading in document.headings]
 
 
@@ -43,7 +43,7 @@ def test_text_is_kept_as_it_is_and_its_title_is_the_first_heading(tmp_path: Path
     text = "Title\n=====\n\nBody ``x``.\n\n\tend  \n"
     for name in ("a.rst", "a.txt"):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-        (document,) = read_document(tmp_path / name, tmp_path)
+        (document,) = read_file(tmp_path / name, tmp_path).documents
         assert document.text == text
         assert (document.title, document.source) == ("Title", name)
 
@@ -61,7 +61,7 @@ def test_html_gives_its_words_without_scripts_and_with_headings(tmp_path: Path) 
         "<h1>Top</h1><p>First\n part, <b>bold</b>.</p><script>var x</script><h2>Sub <i>two</i></h2>"
         "<ul><li>one</li><li>two</li></ul><pre>a\n  b</pre><!-- no --></body>"
     )
-    (document,) = read_document(tmp_path / "a.html", tmp_path)
+    (document,) = read_file(tmp_path / "a.html", tmp_path).documents
     assert document.title == "Page"
     assert [(heading.level, heading.title) for heading in document.headings] == [(1, "Top"), (2, "Sub two")]
     assert "First  part, bold." in document.text
@@ -74,7 +74,7 @@ def test_html_gives_its_words_without_scripts_and_with_headings(tmp_path: Path) 
 
 def test_a_pdf_has_its_pages_as_sections(tmp_path: Path) -> None:
     write_pdf(tmp_path / "a.pdf", "first page", "second page")
-    (document,) = read_document(tmp_path / "a.pdf", tmp_path)
+    (document,) = read_file(tmp_path / "a.pdf", tmp_path).documents
     assert [heading.title for heading in document.headings] == ["page 1", "page 2"]
     assert document.text[document.headings[1].start :].startswith("second page")
 
@@ -89,7 +89,7 @@ def test_each_row_of_a_table_is_a_document(tmp_path: Path, suffix: str) -> None:
     else:
         table = {"id": ["x", "y"], "text": ["one", "two"], "team": ["red", "blue"]}
         pyarrow.parquet.write_table(pyarrow.table(table), path)
-    documents = read_document(path, tmp_path)
+    documents = read_file(path, tmp_path).documents
     assert [(document.source, document.text) for document in documents] == [
         (f"{path.name}#x", "one"),
         (f"{path.name}#y", "two"),
@@ -129,7 +129,7 @@ def test_a_broken_document_is_a_fault_with_its_reason(tmp_path: Path, name: str,
     assert reading.documents == ()
     assert reason in reading.faults[0].reason
     with pytest.raises(DataError, match=reason):
-        read_document(tmp_path / name, tmp_path)
+        read_file(tmp_path / name, tmp_path).documents
 
 
 def test_files_are_chosen_by_globs_and_type(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_nothing_to_read_is_an_error_with_a_remedy(tmp_path: Path, source: Sourc
 def test_sources_are_relative_to_the_folder(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.txt").write_text("x")
-    (document,) = read_document(tmp_path / "sub" / "a.txt", tmp_path)
+    (document,) = read_file(tmp_path / "sub" / "a.txt", tmp_path).documents
     assert document.source == "sub/a.txt"
-    (alone,) = read_document(tmp_path / "sub" / "a.txt", tmp_path / "sub" / "a.txt")
+    (alone,) = read_file(tmp_path / "sub" / "a.txt", tmp_path / "sub" / "a.txt").documents
     assert alone.source == "a.txt"
     assert json.dumps(alone.metadata) == "{}"
