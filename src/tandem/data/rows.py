@@ -47,6 +47,7 @@ class TrainRow:
         question: A question, from which the prompt is built as for evaluation.
         answers: Its answers; the first is the one to learn.
         source: The gold document of a question, if it is known.
+        completion: `messages` are a prompt and its completion, which a model without a chat template takes as they are.
         extra: The row's other columns.
     """
 
@@ -56,6 +57,7 @@ class TrainRow:
     question: str | None = None
     answers: tuple[str, ...] = ()
     source: str | None = None
+    completion: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -121,7 +123,8 @@ def parse_training(row: Row) -> TrainRow:
             {"role": "user", "content": _text(row, "prompt")},
             {"role": "assistant", "content": _text(row, "completion")},
         ]
-        return TrainRow(_id(row, turns), messages=turns, extra=_rest(row, "id", "prompt", "completion"))
+        rest = _rest(row, "id", "prompt", "completion")
+        return TrainRow(_id(row, turns), messages=turns, completion=True, extra=rest)
     if row.get("question") is not None:
         qa = parse_qa(row)
         return TrainRow(qa.id, question=qa.question, answers=qa.answers, source=qa.source, extra=qa.extra)
@@ -201,6 +204,8 @@ def _messages(value: Any) -> list[dict[str, str]]:
         if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
             raise DataError(f"turn {number} of `messages` needs a role ({', '.join(ROLES)}) and a `content` string")
         turns.append({"role": turn["role"], "content": turn["content"]})
+    if all(turn["role"] != "assistant" for turn in turns):
+        raise DataError("`messages` has no assistant turn: there is no answer to learn")
     if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
         raise DataError("`messages` must end with the assistant's answer: it is what is learnt")
     return turns

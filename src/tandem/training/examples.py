@@ -1,6 +1,5 @@
 """From rows to tokens, and to which of them carry loss.
 
-Loss lies on what the model is to say: the assistant's turns with the token that ends them; for plain text, everything.
 Masks fail silently, so they are checked and shown before anything is trained.
 """
 
@@ -15,6 +14,7 @@ from tandem.data.rows import TrainRow
 from tandem.errors import DataError, ModelError
 from tandem.models.prompts import PassageLike, build_messages
 from tandem.specs.base import PromptSpec
+from tandem.training.masks import Tokens, tokenize_chat, tokenize_completion, tokenize_text
 
 SHOWN_SAMPLES = 3
 SHOWN_PROMPT_TOKENS = 48
@@ -51,67 +51,6 @@ def chat_turns(row: TrainRow, prompt: PromptSpec, passages: Sequence[PassageLike
     ]
 
 
-def tokenize_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[bool]]:
-    """Token ids of a chat, and which of them the assistant says.
-
-    The spans are found as the difference between the template applied before a turn (with the generation prompt) and
-    through it, so templates need no ``{% generation %}`` marks. White space that a template puts after the end-of-turn
-    token carries no loss, and where a template has no end-of-turn token, the tokenizer's end of sequence is added. An
-    earlier turn that the template rewrites once others follow carries no loss.
-
-    Args:
-        tokenizer: A fast tokenizer with a chat template.
-        messages: Turns of ``{"role", "content"}``; the last is the assistant's.
-
-    Returns:
-        (input_ids, loss_mask), equally long.
-
-    Raises:
-        DataError: The template doesn't keep the beginning of a chat when the last turn is added.
-    """
-    text = _render(tokenizer, messages)
-    spans: list[tuple[int, int]] = []
-    for index, turn in enumerate(messages):
-        if turn["role"] != "assistant" or index == 0:
-            continue
-        before = _render(tokenizer, messages[:index], generation_prompt=True)
-        through = _render(tokenizer, messages[: index + 1])
-        if through.startswith(before) and text.startswith(through):
-            spans.append((len(before), len(through.rstrip())))
-        elif index == len(messages) - 1:
-            raise DataError("the chat template rewrites the prompt once the answer follows: it can't be found")
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = list(encoded["input_ids"])
-    mask = [any(_inside(begin, end, span) for span in spans) for begin, end in encoded["offset_mapping"]]
-    last = max((i for i, carries in enumerate(mask) if carries), default=None)
-    if last is not None and ids[last] not in tokenizer.all_special_ids:
-        ids, mask = [*ids[: last + 1], tokenizer.eos_token_id], [*mask[: last + 1], True]
-    return ids, [carries and position > 0 for position, carries in enumerate(mask)]
-
-
-def _render(tokenizer: Any, messages: Sequence[dict[str, str]], *, generation_prompt: bool = False) -> str:
-    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation_prompt)
-    return text
-
-
-def _inside(begin: int, end: int, span: tuple[int, int]) -> bool:
-    # Byte-level tokenizers give white space a width of zero; a token across the border belongs to the answer.
-    return span[0] <= begin < span[1] if begin == end else begin < span[1] and end > span[0]
-
-
-def tokenize_text(tokenizer: Any, text: str, max_length: int) -> list[tuple[list[int], list[bool]]]:
-    """Token ids of plain text, all of which is to be learnt, cut into windows of at most `max_length`.
-
-    Returns:
-        (input_ids, loss_mask) of each window; the last ends with the end of sequence.
-    """
-    ids: list[int] = list(tokenizer(text)["input_ids"])
-    if not ids or ids[-1] != tokenizer.eos_token_id:
-        ids.append(tokenizer.eos_token_id)
-    windows = [ids[at : at + max_length] for at in range(0, len(ids), max_length)]
-    return [(window, [False] + [True] * (len(window) - 1)) for window in windows if len(window) > 1]
-
-
 def build_examples(
     rows: Sequence[TrainRow],
     contexts: Sequence[Sequence[PassageLike]],
@@ -135,15 +74,15 @@ def build_examples(
         (examples, faults).
 
     Raises:
-        ModelError: The tokenizer is a slow one, or has no chat template and a row needs one.
+        ModelError: The tokenizer is a slow one, has no end of sequence, or no chat template and a row needs one.
     """
     if not tokenizer.is_fast:
         raise ModelError("its tokenizer gives no offsets, which loss masks need", where=str(tokenizer.name_or_path))
-    if tokenizer.chat_template is None and any(row.text is None for row in rows):
+    if tokenizer.chat_template is None and any(row.text is None and not row.completion for row in rows):
         raise ModelError(
             "its tokenizer has no chat template, and rows with messages or questions need one",
             where=str(tokenizer.name_or_path),
-            remedy="use an instruction-tuned model, or rows with `text`",
+            remedy="use an instruction-tuned model, or rows with `prompt` and `completion`, or `text`",
         )
     examples: list[Example] = []
     faults: list[Fault] = []
@@ -159,10 +98,13 @@ def build_examples(
 
 def _sequences(
     row: TrainRow, passages: Sequence[PassageLike], tokenizer: Any, prompt: PromptSpec, max_length: int
-) -> list[tuple[list[int], list[bool]]]:
+) -> list[Tokens]:
     if row.text is not None:
         return tokenize_text(tokenizer, row.text, max_length)
-    ids, mask = tokenize_chat(tokenizer, chat_turns(row, prompt, passages))
+    if row.completion and tokenizer.chat_template is None and row.messages is not None:
+        ids, mask = tokenize_completion(tokenizer, *(turn["content"] for turn in row.messages))
+    else:
+        ids, mask = tokenize_chat(tokenizer, chat_turns(row, prompt, passages))
     if len(ids) > max_length:
         raise DataError(f"{len(ids)} tokens, more than max_length {max_length}: the answer would be cut")
     if not any(mask):

@@ -22,6 +22,7 @@ from tandem.training.curve import draw_curve
 from tandem.training.deepspeed import Hardware, build_config, read_plain
 from tandem.training.loop import train_worker
 from tandem.training.loop_config import LoopConfig
+from tandem.training.masks import padding_id
 from tandem.training.metrics import Record
 from tandem.training.prepare import Prepared, prepare
 from tandem.training.schedule import total_steps
@@ -71,7 +72,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         train=str(prepared.train),
         eval=str(prepared.eval) if prepared.eval is not None else None,
         steps=total_steps(prepared.examples, spec.schedule),
-        pad_id=_pad_id(tokenizer),
+        pad_id=padding_id(tokenizer),
         cuda=gpus > 0,
         metrics=str(context.dir / METRICS),
         output=str(folder),
@@ -155,12 +156,6 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     except BaseException:
         tracker.close(metrics.steps(metrics.read(records)), status="FAILED")
         raise
-
-
-def _pad_id(tokenizer: Any) -> int:
-    # Padding is masked everywhere: any id will do where a tokenizer has none of its own.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return int(pad) if pad is not None else 0
 
 
 def _params(spec: FinetuneSpec, prepared: Prepared, steps: int) -> dict[str, Any]:

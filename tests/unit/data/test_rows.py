@@ -145,6 +145,7 @@ def test_training_rows_of_every_form(tmp_path: Path) -> None:
         {},
         {"prompt": "p"},
         {"messages": []},
+        {"prompt": "p", "completion": " "},
         {"messages": [{"role": "user", "content": "hi"}]},
         {"messages": [{"role": "robot", "content": "hi"}]},
         {"messages": [{"role": "assistant", "content": None}]},
@@ -155,3 +156,8 @@ def test_training_rows_of_every_form(tmp_path: Path) -> None:
 def test_rows_that_teach_nothing_are_refused(row: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         parse_training(row)
+
+
+def test_a_chat_without_an_assistant_turn_says_so() -> None:
+    with pytest.raises(DataError, match="no assistant turn"):
+        parse_training({"messages": [{"role": "user", "content": "hi"}]})
