@@ -57,6 +57,10 @@ class Examples:
         """Tokens that carry loss in these sequences."""
         return int(sum(self.loss_mask[self.offsets[i] : self.offsets[i + 1]].sum() for i in indices))
 
+    def loss_weight(self, indices: Sequence[int]) -> float:
+        """What the summed loss of these sequences is divided by: their tokens that carry loss."""
+        return float(self.loss_tokens(indices))
+
     def collate(self, indices: Sequence[int], pad_id: int) -> tuple[Any, Any, Any]:
         """A micro-batch, padded on the right.
 

@@ -14,18 +14,18 @@ from tandem.config.machine import cores
 from tandem.errors import TandemError
 from tandem.training import metrics
 from tandem.training.checkpoints import latest_checkpoint, load_checkpoint, report_checkpoint, save_weights
-from tandem.training.dataset import Examples
 from tandem.training.engine import build_engine
 from tandem.training.loop_config import LoopConfig
-from tandem.training.loss import completion_loss
 from tandem.training.model import load_model
 from tandem.training.schedule import plan_batches, share
+from tandem.training.tasks import Task, TaskData, task_of
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Its place in the group, and its engine."""
+    """Its place in the group, its task, and its engine."""
 
+    task: Task
     rank: int
     workers: int
     threads: int
@@ -58,8 +58,8 @@ def train_worker(raw: dict[str, Any]) -> None:
     if worker.first:
         metrics.rewind(records, step)
         metrics.append(records, _start_record(config, worker, step))
-    data = Examples.load(config.train)
-    held_out = Examples.load(config.eval) if config.eval is not None else None
+    data = worker.task.load_data(config.train)
+    held_out = worker.task.load_data(config.eval) if config.eval is not None else None
     schedule, every = config.spec.schedule, config.spec.checkpoint.every_steps
     batches = plan_batches(data.lengths, steps=config.steps, batch_size=schedule.batch_size, seed=schedule.seed)
     while step < config.steps:
@@ -67,7 +67,7 @@ def train_worker(raw: dict[str, Any]) -> None:
         step += 1
         due = step % every == 0 or step == config.steps
         if due and held_out is not None:
-            record["eval_loss"] = evaluate(worker, config, held_out)
+            record |= evaluate(worker, config, held_out).figures
         if worker.first:
             metrics.append(records, record)
         if due:
@@ -75,11 +75,11 @@ def train_worker(raw: dict[str, Any]) -> None:
     save_weights(worker.engine, Path(config.output))
 
 
-def train_step(worker: Worker, config: LoopConfig, data: Examples, batch: list[int], step: int) -> dict[str, Any]:
+def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[int], step: int) -> dict[str, Any]:
     """One optimizer step over a batch, this worker's part of it.
 
-    The loss is the mean over the loss-carrying tokens of the whole batch, whatever the number of workers and
-    micro-batches: a mean of means would weigh a token by how long its neighbours' answers are.
+    The loss is the mean over what carries loss in the whole batch, whatever the number of workers and micro-batches:
+    a mean of means would weigh a token by how long its neighbours' answers are.
 
     Args:
         worker: This one.
@@ -107,18 +107,18 @@ def train_step(worker: Worker, config: LoopConfig, data: Examples, batch: list[i
         rank=worker.rank,
         workers=worker.workers,
     )
-    loss_tokens = data.loss_tokens(batch)
+    weight = data.loss_weight(batch)
     # DeepSpeed divides by the accumulation steps and averages over the workers: both are undone here.
-    scale = len(micros) * worker.workers / loss_tokens
+    scale = len(micros) * worker.workers / weight
     engine.train()
     total = torch.zeros((), device=engine.device)
     for indices in micros:
         inputs = [tensor.to(engine.device) for tensor in data.collate(indices, config.pad_id)]
-        summed = completion_loss(engine, worker.head, *inputs)
+        summed, _ = worker.task.loss(engine, worker.head, inputs)
         total += summed.detach()
         engine.backward(summed * scale)
         engine.step()
-    loss = _sum_over_workers(total) / loss_tokens
+    loss = _sum_over_workers(total) / weight
     if not math.isfinite(loss):
         raise TandemError(
             f"the loss is {loss} at step {step + 1}",
@@ -132,33 +132,54 @@ def train_step(worker: Worker, config: LoopConfig, data: Examples, batch: list[i
         "learning_rate": learning_rate,
         "grad_norm": float(engine.get_global_grad_norm() or 0.0),
         "tokens": tokens,
-        "loss_tokens": loss_tokens,
+        "loss_weight": weight,
         "tokens_per_s": tokens / seconds,
         "step_s": seconds,
         "time_ms": int(time.time() * 1000),
     }
 
 
-def evaluate(worker: Worker, config: LoopConfig, data: Examples) -> float:
-    """Mean loss per loss-carrying token of the held-out examples, shared out over the workers."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What the held-out examples came to.
+
+    Args:
+        figures: For the step's record: `eval_loss`, and what the task measures beside it.
+        logits: (examples, classes) float32 on the worker's device; None where the task has none per example.
+    """
+
+    figures: dict[str, float]
+    logits: Any
+
+
+def evaluate(worker: Worker, config: LoopConfig, data: TaskData) -> Evaluation:
+    """The held-out examples, shared out over the workers: their mean loss, and what the task measures."""
     import torch
+    import torch.distributed
 
     size = config.spec.schedule.micro_batch_size
     order = sorted(range(len(data)), key=lambda index: data.lengths[index])
     micros = [order[at : at + size] for at in range(0, len(order), size)]
     total = torch.zeros((), device=worker.engine.device)
+    logits = None
     worker.engine.eval()
     with torch.no_grad():
         for first in range(0, len(micros), worker.workers):
             # Under ZeRO 3 every worker must run every forward pass: one that has none left repeats, and counts nothing.
             at = first + worker.rank
-            inputs = [
-                tensor.to(worker.engine.device)
-                for tensor in data.collate(micros[min(at, len(micros) - 1)], config.pad_id)
-            ]
-            summed = completion_loss(worker.engine, worker.head, *inputs)
-            total += summed if at < len(micros) else 0.0
-    return _sum_over_workers(total) / data.loss_tokens(range(len(data)))
+            indices = micros[min(at, len(micros) - 1)]
+            inputs = [tensor.to(worker.engine.device) for tensor in data.collate(indices, config.pad_id)]
+            summed, outputs = worker.task.loss(worker.engine, worker.head, inputs)
+            if outputs is not None and logits is None:
+                logits = torch.zeros((len(data), outputs.shape[-1]), device=worker.engine.device)
+            if at < len(micros):
+                total += summed
+                if logits is not None:
+                    logits[indices] = outputs.float()
+    if logits is not None:
+        torch.distributed.all_reduce(logits)  # each example is some worker's, and zero on all others
+    loss = _sum_over_workers(total) / data.loss_weight(range(len(data)))
+    return Evaluation({"eval_loss": loss, **worker.task.measure(logits, data)}, logits)
 
 
 def _sum_over_workers(value: Any) -> float:
@@ -201,5 +222,10 @@ def _set_up(config: LoopConfig) -> Worker:
     torch.set_num_threads(threads)
     engine = build_engine(load_model(config), config)
     return Worker(
-        context.get_world_rank(), context.get_world_size(), threads, engine, engine.module.get_output_embeddings()
+        task=task_of(config.spec),
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        threads=threads,
+        engine=engine,
+        head=engine.module.get_output_embeddings(),
     )

@@ -1,0 +1,76 @@
+"""Where the tasks differ: the model's class, the rows, the loss, what is measured. Everything else is one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tandem.specs.finetune import FinetuneSpec
+from tandem.training.dataset import Examples
+from tandem.training.loss import completion_loss
+
+
+class TaskData(Protocol):
+    """Examples of a task, as the workers map them from a file."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example."""
+
+    def __len__(self) -> int: ...
+
+    def loss_weight(self, indices: Sequence[int]) -> float:
+        """What the summed loss of these examples is divided by: loss-carrying tokens, or weights of rows."""
+
+    def collate(self, indices: Sequence[int], pad_id: int) -> tuple[Any, ...]:
+        """A padded micro-batch, as torch tensors; `Task.loss` takes them."""
+
+
+class Task(Protocol):
+    """What the loop asks of a task."""
+
+    def load_data(self, path: str) -> TaskData:
+        """Examples from the file that `prepare` wrote."""
+
+    def loss(self, engine: Any, head: Any, batch: Sequence[Any]) -> tuple[Any, Any]:
+        """The summed loss of a micro-batch, and its logits per example where they are to be measured.
+
+        Args:
+            engine: DeepSpeed's.
+            head: The model's output embeddings; None where it has none.
+            batch: What `TaskData.collate` gave, on the engine's device.
+
+        Returns:
+            (float32 scalar, (batch, classes) logits or None).
+        """
+
+    def measure(self, logits: Any, data: Any) -> dict[str, float]:
+        """Figures of an evaluation beside its loss, for the step's record.
+
+        Args:
+            logits: (examples, classes) float32, of all of them, on every worker; None if `loss` gives none.
+            data: The examples.
+        """
+
+
+class Generation:
+    """A causal language model that learns what carries loss."""
+
+    def load_data(self, path: str) -> Examples:
+        """See `Task`."""
+        return Examples.load(path)
+
+    def loss(self, engine: Any, head: Any, batch: Sequence[Any]) -> tuple[Any, None]:
+        """See `Task`: cross-entropy of the tokens that carry loss."""
+        input_ids, attention_mask, loss_mask = batch
+        return completion_loss(engine, head, input_ids, attention_mask, loss_mask), None
+
+    def measure(self, logits: Any, data: Examples) -> dict[str, float]:  # noqa: ARG002 - its loss says it all
+        """See `Task`: nothing beside the loss."""
+        return {}
+
+
+def task_of(spec: FinetuneSpec) -> Task:
+    """The task that a spec names."""
+    assert spec.task == "generation"
+    return Generation()
