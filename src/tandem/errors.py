@@ -5,9 +5,11 @@
     │   ├── SpecError              a spec file: unknown key, wrong type, impossible combination
     │   │   └── InvalidSpecError   all the faults of one file
     │   ├── DataError              a document, a row, a data set
+    │   ├── DivergedError          a training whose loss is no number, or grows and grows
     │   ├── ModelError             a model, adapter or artifact that isn't what it should be
     │   └── NotFoundError          a job, collection or artifact by a name that doesn't exist
     ├── JobFailedError          1  a job that ended in FAILED or STOPPED
+    ├── OutOfMemoryError        1  a worker needed more memory than there is
     ├── StoreError              1  the vector store refused or lost an operation
     └── UnreachableError        3  the cluster, server or endpoint can't be reached
         └── AuthError           3  it was reached, and refused our token
@@ -80,6 +82,10 @@ class DataError(InputError):
     """Documents, rows or a data set that can't be used."""
 
 
+class DivergedError(InputError):
+    """A training whose loss is no number, or grows and grows: its rows or its settings must change."""
+
+
 class ModelError(InputError):
     """A model, adapter or artifact that isn't what it should be."""
 
@@ -90,6 +96,10 @@ class NotFoundError(InputError):
 
 class JobFailedError(TandemError):
     """A job ended in FAILED or STOPPED."""
+
+
+class OutOfMemoryError(TandemError):
+    """A worker needed more memory than there is."""
 
 
 class StoreError(TandemError):

@@ -17,7 +17,7 @@ from tiny_models import write_llama
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
-from tandem.errors import DataError, InputError
+from tandem.errors import DataError, DivergedError, InputError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
 from tandem.training.dataset import Examples
@@ -88,7 +88,7 @@ def unbroken(ray_cluster: Cluster, model_path: Path, rows_path: Path) -> tuple[J
 def held_out_loss(model: Any, context: JobContext) -> float:
     import torch
 
-    examples = Examples.load(context.dir / "eval-examples.npz")
+    examples = Examples.load(context.dir / "eval-examples")
     with torch.no_grad():
         batch = examples.collate(range(len(examples)), pad_id=0)
         total = completion_loss(model.eval(), model.get_output_embeddings(), *batch)
@@ -101,6 +101,10 @@ def test_the_job_learns_and_says_so(unbroken: tuple[JobContext, dict[str, Any]])
     assert result["workers"] == 2
     assert result["resumed_at"] == []
     assert losses(context)[-1] < losses(context)[0] - 0.5  # its frozen random head allows no more
+    for record in metrics.steps(metrics.read(context.dir / job.METRICS)):
+        assert len(record["memory_bytes"]) == 2
+        assert min(record["memory_bytes"]) > 50e6
+        assert "mfu" not in record  # a processor's peak isn't known
     progress = json.loads((context.dir / "progress.json").read_text())
     assert (progress["phase"], progress["done"], progress["total"]) == ("done", STEPS, STEPS)
 
@@ -198,7 +202,7 @@ def test_full_weights_under_zero_3_come_out_whole(ray_cluster: Cluster, model_pa
     assert result["trainable_parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
     # The first step, computed in one piece without DeepSpeed: a mean over the batch's answer tokens, not of means.
-    examples = Examples.load(context.dir / "train-examples.npz")
+    examples = Examples.load(context.dir / "train-examples")
     batch = plan_batches(examples.lengths, steps=6, batch_size=8, seed=0)[0]
     plain = AutoModelForCausalLM.from_pretrained(model_path)
     loss = completion_loss(plain, plain.get_output_embeddings(), *examples.collate(batch, pad_id=0))
@@ -208,6 +212,41 @@ def test_full_weights_under_zero_3_come_out_whole(ray_cluster: Cluster, model_pa
     first = metrics.steps(metrics.read(context.dir / job.METRICS))[0]
     assert first["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert first["grad_norm"] == pytest.approx(norm, rel=1e-3)
+
+
+def write_model_that_breaks_at(mark: str, model: Path, folder: Path) -> Path:
+    """The same model, but with an embedding of `mark` that is no number."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    broken = AutoModelForCausalLM.from_pretrained(model, tie_word_embeddings=False)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    (token,) = tokenizer(mark)["input_ids"]
+    with torch.no_grad():
+        broken.lm_head.weight.copy_(broken.get_input_embeddings().weight.clone())
+        broken.get_input_embeddings().weight[token] = float("nan")
+    broken.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_broken_loss_stops_at_once_and_says_which_row_it_was(
+    ray_cluster: Cluster, model_path: Path, tmp_path: Path
+) -> None:
+    context = job_context(ray_cluster, "tiny-broken")
+    model = write_model_that_breaks_at("^", model_path, tmp_path / "model")
+    rows = [{"id": f"r{n}", "question": f"What is {'^' if n == 5 else n}?", "answers": [str(n)]} for n in range(16)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = finetune_spec(model, path, data={"train": str(path), "eval_fraction": 0.0}, schedule={"max_steps": 4})
+    with pytest.raises(DivergedError, match=r"the loss is nan at step \d: because of 1 of 8 rows \(r5\)") as caught:
+        job.run(spec, context)
+    assert caught.value.where == str(context.dir / "offending-batch.json")
+    saved = json.loads((context.dir / "offending-batch.json").read_text())
+    assert (saved["rows"][0]["id"], saved["rows"][0]["loss"]) == ("r5", "nan")
+    assert "^" in saved["rows"][0]["text"]
+    assert all(row["loss"] > 0 for row in saved["rows"][1:])
+    assert len(metrics.starts(metrics.read(context.dir / job.METRICS))) == 1  # nothing was tried again
 
 
 def test_rows_that_would_be_cut_fail_the_job_before_it_trains(

@@ -103,7 +103,7 @@ NODE_LOST_TYPES = frozenset(
     }
 )
 USER_ERROR_TYPES = frozenset(
-    {"InputError", "SpecError", "InvalidSpecError", "DataError", "ModelError", "NotFoundError"}
+    {"InputError", "SpecError", "InvalidSpecError", "DataError", "DivergedError", "ModelError", "NotFoundError"}
 )
 START_FAILED_TYPES = frozenset(
     {

@@ -50,6 +50,12 @@ class ScheduleSpec(Spec):
     max_length: int = Field(1024, ge=16, description="tokens; a row whose answer would be cut is quarantined")
     weight_decay: float = Field(0.0, ge=0)
     gradient_clipping: float = Field(1.0, gt=0)
+    max_loss_growth: float | None = Field(
+        3.0,
+        gt=1,
+        description="the run stops when the mean loss of 10 steps is more than this many times that of the first 10; "
+        "null: only when it isn't a number",
+    )
     seed: int = 0
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
-"""What the workers train on: token ids with their loss masks, in flat arrays that every worker maps from one file."""
+"""What the workers train on: token ids with their loss masks, in flat arrays that every worker maps from files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,19 @@ from typing import Any
 
 import numpy as np
 
+ARRAYS = ("input_ids", "loss_mask", "offsets")
+IDS = "ids.jsonl"  # of the rows that the sequences come from, one JSON string a line
+
+
+def read_ids(folder: Path) -> list[str]:
+    """The row's id of each sequence in a folder of examples; empty where none were written."""
+    path = folder / IDS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
 
 @dataclass(frozen=True)
 class Examples:
-    """Many sequences in three flat arrays, so that workers can map them from a file.
+    """Many sequences in three flat arrays, so that workers can map them from files.
 
     Args:
         input_ids: (tokens,) int32, all sequences one after another.
@@ -34,15 +44,16 @@ class Examples:
             np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write an .npz file, without pickles."""
-        np.savez(path, input_ids=self.input_ids, loss_mask=self.loss_mask, offsets=self.offsets)
+    def save(self, folder: str | Path) -> None:
+        """Write a folder with one .npy file per array, without pickles."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name in ARRAYS:
+            np.save(Path(folder) / f"{name}.npy", getattr(self, name), allow_pickle=False)
 
     @classmethod
-    def load(cls, path: str | Path) -> Examples:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            return cls(data["input_ids"], data["loss_mask"], data["offsets"])
+    def load(cls, folder: str | Path) -> Examples:
+        """Map what `save` wrote: tokens are read from disk where they are used."""
+        return cls(*(np.load(Path(folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -20,6 +20,9 @@ from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.curve import draw_curve
 from tandem.training.deepspeed import Hardware, build_config, read_plain
+from tandem.training.failures import FAILURE, memory_watch, read_failure
+from tandem.training.gauges import Gauges
+from tandem.training.guards import OFFENDING_BATCH
 from tandem.training.loop import train_worker
 from tandem.training.loop_config import LoopConfig
 from tandem.training.masks import padding_id
@@ -46,8 +49,10 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
 
     Raises:
         DataError: The rows can't be used.
+        DivergedError: The loss is no longer a number, or grows and grows; it names the file with the batch.
         InputError: The cluster can never give what the job asks for.
         ModelError: The model can't be used.
+        OutOfMemoryError: A worker needed more memory than there is.
         NotFoundError: A file, the model or the collection isn't there.
         SpecError: The DeepSpeed JSON can't be used, or contradicts the spec.
     """
@@ -56,6 +61,8 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
 
     started = time.time()
     transformers_logging.disable_progress_bar()  # progress is ours to tell: bars fill a log file
+    for name in (FAILURE, OFFENDING_BATCH):
+        (context.dir / name).unlink(missing_ok=True)  # an earlier attempt's
     gpus = _connect_ray(spec, context)
     plain = read_plain(spec)
     # The workers build it again, for what they compute on: here it is checked before anything is loaded.
@@ -125,11 +132,13 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     spec = config.spec
     resources = {"CPU": spec.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
 
+    gauges = Gauges(context.name)
+
     def tell(records: list[Record]) -> None:
         done = metrics.steps(records)
         if done:
-            shown = {key: done[-1][key] for key in ("loss", "eval_loss", "tokens_per_s") if key in done[-1]}
-            context.progress("train", int(done[-1]["step"]), config.steps, **shown)
+            context.progress("train", int(done[-1]["step"]), config.steps, **metrics.shown(done[-1]))
+            gauges.set(done[-1])
             tracker.follow(done)
         else:
             context.progress("train", int(records[-1]["started_at_step"]), config.steps)
@@ -146,6 +155,7 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[memory_watch(context.dir)],
         ),
     )
     context.progress("workers", 0, spec.workers)
@@ -153,6 +163,9 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     try:
         with metrics.Follower(records, tell):
             trainer.fit()
+        failure = read_failure(context.dir)
+        if failure is not None:
+            raise failure
     except BaseException:
         tracker.close(metrics.steps(metrics.read(records)), status="FAILED")
         raise

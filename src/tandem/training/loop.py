@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import warnings
@@ -11,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.machine import cores
-from tandem.errors import TandemError
 from tandem.training import metrics
 from tandem.training.checkpoints import latest_checkpoint, load_checkpoint, report_checkpoint, save_weights
 from tandem.training.engine import build_engine
+from tandem.training.failures import recorded
+from tandem.training.guards import LossGuard
 from tandem.training.loop_config import LoopConfig
 from tandem.training.model import load_model
 from tandem.training.schedule import plan_batches, share
 from tandem.training.tasks import Task, TaskData, task_of
+from tandem.training.throughput import Meter
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Worker:
     threads: int
     engine: Any
     head: Any
+    guard: LossGuard
+    meter: Meter
 
     @property
     def first(self) -> bool:
@@ -39,15 +42,27 @@ class Worker:
 
 
 def train_worker(raw: dict[str, Any]) -> None:
-    """Ray Train's entry: set up, resume, train, save.
+    """Ray Train's entry: what another attempt of the workers can't mend is written down for the driver.
 
     Args:
         raw: ``{"config": LoopConfig}``.
+    """
+    import ray.train
+
+    config: LoopConfig = raw["config"]
+    rank = ray.train.get_context().get_world_rank()
+    recorded(lambda: train(config), Path(config.metrics).parent, worker=rank, cuda=config.cuda)
+
+
+def train(config: LoopConfig) -> None:
+    """Set up, resume, train, save; every worker calls it.
+
+    Args:
+        config: The run.
 
     Raises:
-        TandemError: The loss is no longer a number.
+        DivergedError: The loss is no longer a number, or grows and grows.
     """
-    config: LoopConfig = raw["config"]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not config.cuda:
         os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed takes a GPU that it sees, though it isn't ours
@@ -58,6 +73,7 @@ def train_worker(raw: dict[str, Any]) -> None:
     if worker.first:
         metrics.rewind(records, step)
         metrics.append(records, _start_record(config, worker, step))
+    worker.guard.resume(metrics.steps(metrics.read(records)), step)
     data = worker.task.load_data(config.train)
     held_out = worker.task.load_data(config.eval) if config.eval is not None else None
     schedule, every = config.spec.schedule, config.spec.checkpoint.every_steps
@@ -92,7 +108,7 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
         The step's record (see `tandem.training.metrics`), the same on every worker but for times.
 
     Raises:
-        TandemError: The loss isn't finite.
+        DivergedError: The loss or the gradient isn't finite, or the loss grows and grows; the batch is saved.
     """
     import torch
 
@@ -112,31 +128,53 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
     scale = len(micros) * worker.workers / weight
     engine.train()
     total = torch.zeros((), device=engine.device)
-    for indices in micros:
+    for number, indices in enumerate(micros, start=1):
         inputs = [tensor.to(engine.device) for tensor in data.collate(indices, config.pad_id)]
         summed, _ = worker.task.loss(engine, worker.head, inputs)
         total += summed.detach()
         engine.backward(summed * scale)
+        if number == len(micros):
+            # Before the weights change: what isn't a number must not reach them.
+            loss = _sum_over_workers(total) / weight
+            worker.guard.check_loss(loss, data, batch, step, lambda: _row_losses(worker, config, data, batch))
         engine.step()
-    loss = _sum_over_workers(total) / weight
-    if not math.isfinite(loss):
-        raise TandemError(
-            f"the loss is {loss} at step {step + 1}",
-            remedy="lower schedule.learning_rate, or look at the rows of this step",
-        )
+    grad_norm = float(engine.get_global_grad_norm() or 0.0)
+    worker.guard.check_gradient(grad_norm, data, batch, step, scaled=engine.fp16_enabled())
     seconds = time.perf_counter() - began
-    tokens = sum(data.lengths[index] for index in batch)
+    of_all = data.lengths
+    lengths = [of_all[index] for index in batch]
+    tokens = sum(lengths)
     return {
         "step": step + 1,
         "loss": loss,
         "learning_rate": learning_rate,
-        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "grad_norm": grad_norm,
         "tokens": tokens,
         "loss_weight": weight,
         "tokens_per_s": tokens / seconds,
         "step_s": seconds,
         "time_ms": int(time.time() * 1000),
+        **worker.meter.figures(lengths, weight, seconds),
     }
+
+
+def _row_losses(worker: Worker, config: LoopConfig, data: TaskData, batch: list[int]) -> list[float]:
+    """Of each row of a batch, per loss-carrying token; shared out over the workers, which all must call it."""
+    import torch
+    import torch.distributed
+
+    losses = torch.zeros(len(batch), device=worker.engine.device)
+    worker.engine.eval()
+    with torch.no_grad():
+        for first in range(0, len(batch), worker.workers):
+            at = first + worker.rank
+            row = [batch[min(at, len(batch) - 1)]]
+            inputs = [tensor.to(worker.engine.device) for tensor in data.collate(row, config.pad_id)]
+            summed, _ = worker.task.loss(worker.engine, worker.head, inputs)
+            if at < len(batch):
+                losses[at] = summed / data.loss_weight(row)
+    torch.distributed.all_reduce(losses)
+    return [float(loss) for loss in losses.tolist()]
 
 
 @dataclass(frozen=True)
@@ -221,11 +259,14 @@ def _set_up(config: LoopConfig) -> Worker:
     threads = max(1, cores() // context.get_local_world_size())
     torch.set_num_threads(threads)
     engine = build_engine(load_model(config), config)
+    head = engine.module.get_output_embeddings()
     return Worker(
         task=task_of(config.spec),
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
         threads=threads,
         engine=engine,
-        head=engine.module.get_output_embeddings(),
+        head=head,
+        guard=LossGuard(config, writes=context.get_world_rank() == 0),
+        meter=Meter.of(engine, head),
     )

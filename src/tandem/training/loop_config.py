@@ -16,8 +16,8 @@ class LoopConfig:
         spec: The job.
         plain: The DeepSpeed JSON of the spec, if it names one.
         model: Folder of the base model.
-        train: Examples (.npz).
-        eval: Examples (.npz), or None for no evaluation loss.
+        train: Folder of examples.
+        eval: Folder of examples, or None for no evaluation loss.
         steps: Optimizer steps in all.
         pad_id: The token that fills up rows.
         cuda: Whether each worker has a GPU.

@@ -35,8 +35,18 @@ def read(path: Path) -> list[Record]:
 
 
 def steps(records: list[Record]) -> list[Record]:
-    """Those of steps: ``step`` from 1, ``loss``, ``learning_rate``, ``grad_norm``, ``tokens``, ``step_s``, …"""
+    """Those of steps: ``step`` from 1, ``loss``, ``learning_rate``, ``grad_norm``, ``tokens``, ``step_s``,
+    ``memory_bytes`` of each worker, ``mfu`` where the device's peak is known, …"""
     return [record for record in records if "loss" in record]
+
+
+def shown(record: Record) -> dict[str, float]:
+    """What of a step's record goes into a line of progress; memory in GiB, of the worker that holds most."""
+    keys = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", "step_s")
+    figures = {key: float(record[key]) for key in keys if key in record}
+    if record.get("memory_bytes"):
+        figures["memory_gib"] = max(record["memory_bytes"]) / 1024**3
+    return figures
 
 
 def starts(records: list[Record]) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tandem.data.splits import question_key, split, split_sha256
 from tandem.errors import DataError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training.augment import Augmented, augment
-from tandem.training.dataset import Examples
+from tandem.training.dataset import IDS, Examples
 from tandem.training.examples import Example, build_examples, preflight
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class Prepared:
     """What the workers train on, and what is to be said of it.
 
     Args:
-        train: File of the training examples.
-        eval: File of the held-out ones, or None if there are none.
+        train: Folder of the training examples.
+        eval: Folder of the held-out ones, or None if there are none.
         examples: Number of training examples.
         data: For the manifest: counts, hashes, and what was trained on, so that a comparison can leave it out.
         retrieval: For the manifest: the collection, its snapshot, and where gold was found; None without retrieval.
@@ -84,8 +85,8 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
     print(preflight(train, tokenizer, where=where), flush=True)
     context.progress("tokenize", len(rows), len(rows))
     return Prepared(
-        train=_write(train, context.dir / "train-examples.npz"),
-        eval=_write(held_out, context.dir / "eval-examples.npz") if held_out else None,
+        train=_write(train, context.dir / "train-examples"),
+        eval=_write(held_out, context.dir / "eval-examples") if held_out else None,
         examples=len(train),
         data=_describe(train_rows, eval_rows, train, held_out, len(faults)),
         retrieval=retrieval,
@@ -146,6 +147,7 @@ def _check(spec: FinetuneSpec, context: JobContext, *, rows: int, faults: list[F
 
 def _write(examples: Sequence[Example], path: Path) -> Path:
     Examples.pack([(example.input_ids, example.loss_mask) for example in examples]).save(path)
+    (path / IDS).write_text("".join(json.dumps(example.id) + "\n" for example in examples), encoding="utf-8")
     return path
 
 

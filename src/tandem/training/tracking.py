@@ -8,12 +8,11 @@ from typing import Any
 
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.tracking import open_run, tracked
-from tandem.training.metrics import Record
+from tandem.training.metrics import Record, shown
 
 EXPERIMENT = "tandem-finetune"
 FLUSH_S = 120.0  # a call, and more so the first, takes time from training on the same cores
 _BATCH = 1000  # metrics in one call, MLflow's limit
-_FIGURES = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "step_s")
 
 
 class Tracker:
@@ -69,10 +68,9 @@ class Tracker:
             self._open()
         now = int(time.time() * 1000)
         metrics = [
-            Metric(name, float(record[name]), int(record.get("time_ms", now)), int(record["step"]))
+            Metric(name, figure, int(record.get("time_ms", now)), int(record["step"]))
             for record in records[self._logged :]
-            for name in _FIGURES
-            if name in record
+            for name, figure in shown(record).items()
         ]
         for at in range(0, len(metrics), _BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[at : at + _BATCH])

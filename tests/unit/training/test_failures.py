@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ray.exceptions
+import torch
+
+from tandem.errors import DivergedError, OutOfMemoryError
+from tandem.orchestrator.states import RETRYABLE, Observation, Reason, State, ending
+from tandem.training.failures import held_memory, memory_watch, out_of_memory, read_failure, recorded, write_failure
+
+
+def exhaust_memory() -> None:
+    torch.empty(10**15)
+
+
+def exhaust_python() -> None:
+    bytearray(10**16)
+
+
+def run(train: object, folder: Path, worker: int = 0) -> None:
+    recorded(train, folder, worker=worker, cuda=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("exhaust", [exhaust_memory, exhaust_python])
+def test_memory_that_ran_out_names_the_worker_how_much_and_what_to_change(tmp_path: Path, exhaust: object) -> None:
+    with pytest.raises(OutOfMemoryError):
+        run(exhaust, tmp_path, worker=1)
+    error = read_failure(tmp_path)
+    assert isinstance(error, OutOfMemoryError)
+    assert error.what.startswith("worker 1 ran out of memory (")
+    assert "GiB" in error.what
+    assert error.remedy is not None
+    assert "micro_batch_size" in error.remedy
+
+
+def test_what_a_gpu_says_of_its_memory_is_told() -> None:
+    raised = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
+    error = out_of_memory(raised, worker=3, measured="70.1 of 79.1 GiB at its peak")
+    assert error is not None
+    told = "worker 3 ran out of GPU memory (70.1 of 79.1 GiB at its peak): CUDA out of memory. Tried to allocate 20.00"
+    assert error.what == f"{told} GiB."
+
+
+def test_a_worker_that_rays_memory_monitor_killed_is_told_by_the_controller(tmp_path: Path) -> None:
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    killed = ray.exceptions.OutOfMemoryError("Memory on the node (IP: 10.0.0.1) was 15.2GB / 16.0GB (0.95)")
+    lost = ray.exceptions.ActorDiedError()
+    watch = memory_watch(tmp_path)
+    watch.after_exception(None, {0: WorkerHealthCheckFailedError("failed", failure=lost)})
+    assert read_failure(tmp_path) is None
+    watch.after_exception(None, {1: WorkerHealthCheckFailedError("failed", failure=killed)})
+    error = read_failure(tmp_path)
+    assert isinstance(error, OutOfMemoryError)
+    assert "worker 1 was killed since its machine ran out of memory: Memory on the node" in error.what
+
+
+def test_it_ends_the_job_as_out_of_memory_and_nothing_tries_again(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemoryError):
+        run(exhaust_memory, tmp_path)
+    tried: list[int] = []
+    run(lambda: tried.append(1), tmp_path)
+    assert not tried
+    error = read_failure(tmp_path)
+    seen = Observation("FAILED", error={"type": type(error).__name__, "what": str(error)})
+    state, reason, _ = ending(seen)
+    assert (state, reason, RETRYABLE[reason]) == (State.FAILED, Reason.OUT_OF_MEMORY, False)
+
+
+def test_a_broken_loss_ends_the_workers_quietly_and_the_first_one_writes(tmp_path: Path) -> None:
+    def diverge() -> None:
+        raise DivergedError("the loss is nan", where="batch.json", remedy="look")
+
+    run(diverge, tmp_path, worker=1)
+    assert read_failure(tmp_path) is None
+    run(diverge, tmp_path, worker=0)
+    error = read_failure(tmp_path)
+    assert isinstance(error, DivergedError)
+    assert str(error) == "batch.json: the loss is nan (look)"
+    assert ending(Observation("FAILED", error={"type": "DivergedError", "what": "x"}))[1] == Reason.USER_ERROR
+
+
+def test_the_first_failure_stays_and_other_errors_are_nobodys_but_rays(tmp_path: Path) -> None:
+    write_failure(tmp_path, DivergedError("first"))
+    write_failure(tmp_path, DivergedError("second"))
+    assert str(read_failure(tmp_path)) == "first"
+
+    def broken() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(RuntimeError, match="by peer"):
+        run(broken, tmp_path / "other")
+    assert read_failure(tmp_path / "other") is None
+
+
+def test_the_memory_that_a_worker_holds_is_said_in_gib() -> None:
+    assert "of the machine's" in held_memory(cuda=False)
