@@ -189,11 +189,14 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
     assert result["eval_loss"] == pytest.approx(unbroken[1]["eval_loss"], rel=1e-4)
 
 
-def test_full_weights_under_zero_3_come_out_whole(ray_cluster: Cluster, model_path: Path, rows_path: Path) -> None:
+@pytest.mark.parametrize("packing", [True, False])
+def test_full_weights_under_zero_3_come_out_whole(
+    ray_cluster: Cluster, model_path: Path, rows_path: Path, packing: bool
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    context = job_context(ray_cluster, "tiny-full")
-    schedule = {"max_steps": 6, "learning_rate": 0.002}
+    context = job_context(ray_cluster, f"tiny-full-{'packed' if packing else 'padded'}")
+    schedule = {"max_steps": 6, "learning_rate": 0.002, "packing": packing}
     spec = finetune_spec(model_path, rows_path, method="full", deepspeed=str(ZERO3), schedule=schedule)
     result = job.run(spec, context)
     assert read_manifest(Path(result["artifact"])).type == "model"
@@ -203,13 +206,15 @@ def test_full_weights_under_zero_3_come_out_whole(ray_cluster: Cluster, model_pa
 
     # The first step, computed in one piece without DeepSpeed: a mean over the batch's answer tokens, not of means.
     examples = Examples.load(context.dir / "train-examples")
-    batch = plan_batches(examples.lengths, steps=6, batch_size=8, seed=0)[0]
+    batch = plan_batches(examples.lengths, steps=6, batch_size=8, seed=0, by_length=not packing)[0]
     plain = AutoModelForCausalLM.from_pretrained(model_path)
     loss = completion_loss(plain, plain.get_output_embeddings(), *examples.collate(batch, pad_id=0))
     loss = loss / examples.loss_tokens(batch)
     loss.backward()
     norm = sum(float(parameter.grad.norm()) ** 2 for parameter in plain.parameters()) ** 0.5
     first = metrics.steps(metrics.read(context.dir / job.METRICS))[0]
+    assert result["packing"] == packing
+    assert first["padding"] == 0 if packing else first["padding"] >= 0
     assert first["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert first["grad_norm"] == pytest.approx(norm, rel=1e-3)
 

@@ -46,7 +46,12 @@ class ScheduleSpec(Spec):
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")
     batch_size: int = Field(8, ge=1, description="rows per optimizer step, over all workers")
-    micro_batch_size: int = Field(4, ge=1, description="rows per worker and forward pass")
+    micro_batch_size: int = Field(4, ge=1, description="rows per worker and forward pass; where packed, on average")
+    packing: bool = Field(
+        True,
+        description="rows of a pass one after another without padding, none attending to another; "
+        "false, or a model for which that isn't proven: padded, rows of similar length together",
+    )
     max_length: int = Field(1024, ge=16, description="tokens; a row whose answer would be cut is quarantined")
     weight_decay: float = Field(0.0, ge=0)
     gradient_clipping: float = Field(1.0, gt=0)

@@ -36,7 +36,13 @@ class Examples:
 
     @classmethod
     def pack(cls, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Examples:
-        """From (input_ids, loss_mask) of each sequence."""
+        """From (input_ids, loss_mask) of each sequence.
+
+        Raises:
+            ValueError: A first token carries loss: in a packed row it would be predicted from its neighbour.
+        """
+        if any(mask[0] for _, mask in sequences):
+            raise ValueError("the first token of a sequence carries loss, and nothing stands before it")
         lengths = [len(ids) for ids, _ in sequences]
         return cls(
             np.fromiter((i for ids, _ in sequences for i in ids), dtype=np.int32, count=sum(lengths)),
@@ -90,3 +96,41 @@ class Examples:
             attention[row, : end - begin] = 1
             mask[row, : end - begin] = torch.from_numpy(self.loss_mask[begin:end].copy())
         return ids, attention, mask
+
+
+@dataclass(frozen=True)
+class PackedExamples:
+    """The same examples, each micro-batch one row of them without padding."""
+
+    examples: Examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence."""
+        return self.examples.lengths
+
+    def loss_weight(self, indices: Sequence[int]) -> float:
+        """Tokens that carry loss in these sequences."""
+        return self.examples.loss_weight(indices)
+
+    def collate(self, indices: Sequence[int], pad_id: int = 0) -> tuple[Any, Any, Any, Any]:  # noqa: ARG002 - no padding
+        """A micro-batch in one row, each sequence a document of its own.
+
+        Returns:
+            input_ids (1, tokens) int64; loss_mask (1, tokens) bool; position_ids (1, tokens) int64, which begin again
+            with each document; bounds (documents + 1,) int32, where each begins and the last ends: torch tensors.
+        """
+        import torch
+
+        offsets = self.examples.offsets
+        lengths = [int(offsets[i + 1] - offsets[i]) for i in indices]
+        tokens = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in indices])
+        return (
+            torch.from_numpy(self.examples.input_ids[tokens].astype(np.int64)).unsqueeze(0),
+            torch.from_numpy(self.examples.loss_mask[tokens]).unsqueeze(0),
+            torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0),
+            torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32),
+        )

@@ -27,6 +27,7 @@ from tandem.training.loop import train_worker
 from tandem.training.loop_config import LoopConfig
 from tandem.training.masks import padding_id
 from tandem.training.metrics import Record
+from tandem.training.packing import obstacle
 from tandem.training.prepare import Prepared, prepare
 from tandem.training.schedule import total_steps
 from tandem.training.tracking import Tracker
@@ -80,6 +81,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         eval=str(prepared.eval) if prepared.eval is not None else None,
         steps=total_steps(prepared.examples, spec.schedule),
         pad_id=padding_id(tokenizer),
+        packing=_packs(spec, model),
         cuda=gpus > 0,
         metrics=str(context.dir / METRICS),
         output=str(folder),
@@ -171,6 +173,16 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
         raise
 
 
+def _packs(spec: FinetuneSpec, model: Path) -> bool:
+    """Whether rows are packed: as the spec says, unless the model can't; then the reason is printed."""
+    if not spec.schedule.packing or spec.task != "generation":
+        return False
+    reason = obstacle(model)
+    if reason is not None:
+        print(f"schedule.packing: {reason}", flush=True)
+    return reason is None
+
+
 def _params(spec: FinetuneSpec, prepared: Prepared, steps: int) -> dict[str, Any]:
     schedule = spec.schedule
     return {
@@ -209,6 +221,7 @@ def _figures(records: list[Record], *, seconds: float, spec: FinetuneSpec, gpus:
         "cpus": spec.workers * spec.cpus_per_worker,
         "gpus": spec.workers * gpus,
         "precision": attempts[-1]["precision"],
+        "packing": attempts[-1]["packing"],
         "trainable_parameters": attempts[-1]["trainable_parameters"],
     }
 

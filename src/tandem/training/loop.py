@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tandem.training.failures import recorded
 from tandem.training.guards import LossGuard
 from tandem.training.loop_config import LoopConfig
 from tandem.training.model import load_model
-from tandem.training.schedule import plan_batches, share
+from tandem.training.packing import attend_per_document
+from tandem.training.schedule import micro_batches, plan_batches, share
 from tandem.training.tasks import Task, TaskData, task_of
 from tandem.training.throughput import Meter
 
@@ -34,6 +36,7 @@ class Worker:
     head: Any
     guard: LossGuard
     meter: Meter
+    attention: str
 
     @property
     def first(self) -> bool:
@@ -66,7 +69,7 @@ def train(config: LoopConfig) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not config.cuda:
         os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed takes a GPU that it sees, though it isn't ours
-    worker = _set_up(config)
+    worker = set_up(config)
     records = Path(config.metrics)
     with latest_checkpoint() as folder:
         step = 0 if folder is None else load_checkpoint(worker.engine, folder, method=config.spec.method)
@@ -76,8 +79,8 @@ def train(config: LoopConfig) -> None:
     worker.guard.resume(metrics.steps(metrics.read(records)), step)
     data = worker.task.load_data(config.train)
     held_out = worker.task.load_data(config.eval) if config.eval is not None else None
-    schedule, every = config.spec.schedule, config.spec.checkpoint.every_steps
-    batches = plan_batches(data.lengths, steps=config.steps, batch_size=schedule.batch_size, seed=schedule.seed)
+    every = config.spec.checkpoint.every_steps
+    batches = planned(config, data)
     while step < config.steps:
         record = train_step(worker, config, data, batches[step], step)
         step += 1
@@ -89,6 +92,18 @@ def train(config: LoopConfig) -> None:
         if due:
             report_checkpoint(worker.engine, record, step=step, method=config.spec.method)
     save_weights(worker.engine, Path(config.output))
+
+
+def planned(config: LoopConfig, data: TaskData) -> list[list[int]]:
+    """The rows of each step: the same for any number of workers."""
+    schedule = config.spec.schedule
+    return plan_batches(
+        data.lengths,
+        steps=config.steps,
+        batch_size=schedule.batch_size,
+        seed=schedule.seed,
+        by_length=not config.packing,
+    )
 
 
 def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[int], step: int) -> dict[str, Any]:
@@ -105,7 +120,7 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
         step: From 0.
 
     Returns:
-        The step's record (see `tandem.training.metrics`), the same on every worker but for times.
+        The step's record (see `tandem.training.metrics.steps`), the same on every worker but for times.
 
     Raises:
         DivergedError: The loss or the gradient isn't finite, or the loss grows and grows; the batch is saved.
@@ -117,12 +132,8 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
     # Dropout depends on seed, step and rank alone, so that a resumed run draws what an unbroken one would have drawn.
     torch.manual_seed(((config.spec.schedule.seed + 1) * 1_000_003 + step) * worker.workers + worker.rank)
     learning_rate = float(engine.get_lr()[0])
-    micros = share(
-        batch,
-        micro_batch_size=config.spec.schedule.micro_batch_size,
-        rank=worker.rank,
-        workers=worker.workers,
-    )
+    passes = _passes(config, data, batch)
+    micros = share(passes, rank=worker.rank, workers=worker.workers)
     weight = data.loss_weight(batch)
     # DeepSpeed divides by the accumulation steps and averages over the workers: both are undone here.
     scale = len(micros) * worker.workers / weight
@@ -144,6 +155,7 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
     of_all = data.lengths
     lengths = [of_all[index] for index in batch]
     tokens = sum(lengths)
+    computed = tokens if config.packing else sum(len(rows) * max(of_all[index] for index in rows) for rows in passes)
     return {
         "step": step + 1,
         "loss": loss,
@@ -151,6 +163,7 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
         "grad_norm": grad_norm,
         "tokens": tokens,
         "loss_weight": weight,
+        "padding": 1 - tokens / computed,
         "tokens_per_s": tokens / seconds,
         "step_s": seconds,
         "time_ms": int(time.time() * 1000),
@@ -195,9 +208,7 @@ def evaluate(worker: Worker, config: LoopConfig, data: TaskData) -> Evaluation:
     import torch
     import torch.distributed
 
-    size = config.spec.schedule.micro_batch_size
-    order = sorted(range(len(data)), key=lambda index: data.lengths[index])
-    micros = [order[at : at + size] for at in range(0, len(order), size)]
+    micros = _passes(config, data, range(len(data)))
     total = torch.zeros((), device=worker.engine.device)
     logits = None
     worker.engine.eval()
@@ -220,6 +231,11 @@ def evaluate(worker: Worker, config: LoopConfig, data: TaskData) -> Evaluation:
     return Evaluation({"eval_loss": loss, **worker.task.measure(logits, data)}, logits)
 
 
+def _passes(config: LoopConfig, data: TaskData, rows: Sequence[int]) -> list[list[int]]:
+    size = config.spec.schedule.micro_batch_size
+    return micro_batches(rows, data.lengths, micro_batch_size=size, packing=config.packing)
+
+
 def _sum_over_workers(value: Any) -> float:
     import torch.distributed
 
@@ -237,6 +253,8 @@ def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, An
         "started_at_step": step,
         "workers": worker.workers,
         "threads": worker.threads,
+        "packing": config.packing,
+        "attention": worker.attention,
         "precision": "bf16" if worker.engine.bfloat16_enabled() else "fp32",
         "zero_stage": worker.engine.zero_optimization_stage(),
         "device": str(worker.engine.device),
@@ -246,27 +264,37 @@ def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, An
     }
 
 
-def _set_up(config: LoopConfig) -> Worker:
-    import ray.train
+def set_up(config: LoopConfig) -> Worker:
+    """This worker's place, task, threads and engine.
+
+    Its place comes from the environment that every launcher of `torch.distributed` sets, Ray Train and torchrun alike.
+    """
     import torch
+    import torch.distributed
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     # DeepSpeed calls torch by names that torch is renaming, at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    context = ray.train.get_context()
     # Without a limit each worker would start a thread for every core, and they would fight for them.
-    threads = max(1, cores() // context.get_local_world_size())
+    threads = max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
     torch.set_num_threads(threads)
     engine = build_engine(load_model(config), config)
     head = engine.module.get_output_embeddings()
+    half = engine.bfloat16_enabled() or engine.fp16_enabled()
+    attention = (
+        attend_per_document(engine.module, cuda=config.cuda, half=half)
+        if config.packing
+        else str(engine.module.config._attn_implementation)
+    )
     return Worker(
-        task=task_of(config.spec),
-        rank=context.get_world_rank(),
-        workers=context.get_world_size(),
+        task=task_of(config.spec, packing=config.packing),
+        rank=torch.distributed.get_rank(),
+        workers=torch.distributed.get_world_size(),
         threads=threads,
         engine=engine,
         head=head,
-        guard=LossGuard(config, writes=context.get_world_rank() == 0),
+        guard=LossGuard(config, writes=torch.distributed.get_rank() == 0),
         meter=Meter.of(engine, head),
+        attention=attention,
     )

@@ -20,6 +20,7 @@ class LoopConfig:
         eval: Folder of examples, or None for no evaluation loss.
         steps: Optimizer steps in all.
         pad_id: The token that fills up rows.
+        packing: Whether a forward pass is one row of several documents; else rows are padded.
         cuda: Whether each worker has a GPU.
         metrics: Where the first worker writes its records.
         output: Where the first worker writes adapter or weights.
@@ -33,6 +34,7 @@ class LoopConfig:
     eval: str | None
     steps: int
     pad_id: int
+    packing: bool
     cuda: bool
     metrics: str
     output: str

@@ -6,7 +6,7 @@ arithmetic of a small model; answers are a few tokens of each sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,15 +34,23 @@ def head_only_where(head: Any, keep: Any) -> Iterator[None]:
         handle.remove()
 
 
-def completion_loss(model: Any, head: Any, input_ids: Any, attention_mask: Any, loss_mask: Any) -> Any:
+def completion_loss(
+    model: Any,
+    head: Any,
+    input_ids: Any,
+    attention_mask: Any,
+    loss_mask: Any,
+    documents: Mapping[str, Any] | None = None,
+) -> Any:
     """Summed cross-entropy of the tokens that carry loss.
 
     Args:
         model: A causal language model of transformers, or the DeepSpeed engine around it.
         head: Its output embeddings.
         input_ids: (batch, seq) int64.
-        attention_mask: (batch, seq) int64.
-        loss_mask: (batch, seq) bool, False in the first column.
+        attention_mask: (batch, seq) int64, or None where no row is padded.
+        loss_mask: (batch, seq) bool, False in the first column and where a packed document begins.
+        documents: For packed rows, what `tandem.training.packing.documents` says of them.
 
     Returns:
         A float32 scalar, in nats: the sum, so that parts of a batch add up to the whole.
@@ -54,5 +62,6 @@ def completion_loss(model: Any, head: Any, input_ids: Any, attention_mask: Any, 
     keep = torch.zeros_like(loss_mask)
     keep[:, :-1] = loss_mask[:, 1:]  # the position before predicts the token
     with head_only_where(head, keep):
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits  # (1, kept, vocab)
+        output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **(documents or {}))
+    logits = output.logits  # (1, kept, vocab)
     return functional.cross_entropy(logits[0].float(), targets, reduction="sum")

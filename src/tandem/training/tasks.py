@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.dataset import Examples
+from tandem.training.dataset import Examples, PackedExamples
 from tandem.training.loss import completion_loss
+from tandem.training.packing import documents
 
 
 class TaskData(Protocol):
@@ -23,7 +25,7 @@ class TaskData(Protocol):
         """What the summed loss of these examples is divided by: loss-carrying tokens, or weights of rows."""
 
     def collate(self, indices: Sequence[int], pad_id: int) -> tuple[Any, ...]:
-        """A padded micro-batch, as torch tensors; `Task.loss` takes them."""
+        """A micro-batch, padded or packed, as torch tensors; `Task.loss` takes them."""
 
 
 class Task(Protocol):
@@ -53,24 +55,35 @@ class Task(Protocol):
         """
 
 
+@dataclass(frozen=True)
 class Generation:
-    """A causal language model that learns what carries loss."""
+    """A causal language model that learns what carries loss.
 
-    def load_data(self, path: str) -> Examples:
+    Args:
+        packing: Whether a micro-batch is one row of several documents; else its rows are padded.
+    """
+
+    packing: bool
+
+    def load_data(self, path: str) -> Examples | PackedExamples:
         """See `Task`."""
-        return Examples.load(path)
+        examples = Examples.load(path)
+        return PackedExamples(examples) if self.packing else examples
 
     def loss(self, engine: Any, head: Any, batch: Sequence[Any]) -> tuple[Any, None]:
         """See `Task`: cross-entropy of the tokens that carry loss."""
+        if self.packing:
+            input_ids, loss_mask, position_ids, bounds = batch
+            return completion_loss(engine, head, input_ids, None, loss_mask, documents(position_ids, bounds)), None
         input_ids, attention_mask, loss_mask = batch
         return completion_loss(engine, head, input_ids, attention_mask, loss_mask), None
 
-    def measure(self, logits: Any, data: Examples) -> dict[str, float]:  # noqa: ARG002 - its loss says it all
+    def measure(self, logits: Any, data: TaskData) -> dict[str, float]:  # noqa: ARG002 - its loss says it all
         """See `Task`: nothing beside the loss."""
         return {}
 
 
-def task_of(spec: FinetuneSpec) -> Task:
+def task_of(spec: FinetuneSpec, *, packing: bool) -> Task:
     """The task that a spec names."""
     assert spec.task == "generation"
-    return Generation()
+    return Generation(packing)

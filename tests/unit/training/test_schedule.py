@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
 
 from tandem.specs.finetune import ScheduleSpec
-from tandem.training.schedule import learning_rate_factor, plan_batches, share, total_steps
+from tandem.training.schedule import learning_rate_factor, micro_batches, plan_batches, share, total_steps
 
 
 def factors(steps: int, **fields: object) -> list[float]:
@@ -51,25 +52,27 @@ def test_linear_falls_in_equal_steps_and_constant_stays() -> None:
 LENGTHS = [(n * 37) % 101 + 5 for n in range(50)]
 
 
-def test_every_row_comes_once_before_any_comes_again() -> None:
-    batches = plan_batches(LENGTHS, steps=25, batch_size=4, seed=0)  # exactly two epochs
+@pytest.mark.parametrize("by_length", [False, True])
+def test_every_row_comes_once_before_any_comes_again(by_length: bool) -> None:
+    batches = plan_batches(LENGTHS, steps=25, batch_size=4, seed=0, by_length=by_length)  # exactly two epochs
     order = [index for batch in batches for index in batch]
     assert Counter(order) == Counter(list(range(50)) * 2)
     # Batch 12 straddles the border of the epochs, so look at the twelve before it.
     assert max(Counter(order[:48]).values()) == 1
 
 
-def test_rows_of_similar_length_share_a_batch() -> None:
+def test_rows_of_similar_length_share_a_batch_where_that_is_asked_for() -> None:
     def padding(batches: list[list[int]]) -> int:
         return sum(max(LENGTHS[i] for i in batch) * len(batch) - sum(LENGTHS[i] for i in batch) for batch in batches)
 
-    grouped = plan_batches(LENGTHS, steps=12, batch_size=4, seed=0)
+    grouped = plan_batches(LENGTHS, steps=12, batch_size=4, seed=0, by_length=True)
     as_they_come = [list(range(at, at + 4)) for at in range(0, 48, 4)]
     assert padding(grouped) < padding(as_they_come) / 2
 
 
-def test_the_plan_of_a_longer_run_begins_with_that_of_a_shorter() -> None:
-    short, long = (plan_batches(LENGTHS, steps=steps, batch_size=4, seed=3) for steps in (10, 30))
+@pytest.mark.parametrize("by_length", [False, True])
+def test_the_plan_of_a_longer_run_begins_with_that_of_a_shorter(by_length: bool) -> None:
+    short, long = (plan_batches(LENGTHS, steps=steps, batch_size=4, seed=3, by_length=by_length) for steps in (10, 30))
     assert long[:10] == short
 
 
@@ -84,10 +87,45 @@ def test_fewer_rows_than_a_batch_come_more_than_once() -> None:
     assert set(batches[0]) == {0, 1, 2}
 
 
+BATCH = list(range(16))
+
+
+@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_the_workers_shares_make_up_the_batch(workers: int) -> None:
-    batch = list(range(16))
-    parts = [share(batch, micro_batch_size=2, rank=rank, workers=workers) for rank in range(workers)]
-    assert sorted(index for part in parts for micro in part for index in micro) == batch
-    assert {len(part) for part in parts} == {8 // workers}
-    assert {len(micro) for part in parts for micro in part} == {2}
+def test_the_workers_shares_make_up_the_batch(workers: int, packing: bool) -> None:
+    micros = micro_batches(BATCH, LENGTHS, micro_batch_size=2, packing=packing)
+    parts = [share(micros, rank=rank, workers=workers) for rank in range(workers)]
+    assert sorted(index for part in parts for micro in part for index in micro) == BATCH
+    assert {len(part) for part in parts} == {8 // workers}  # DeepSpeed counts them: all alike
+    assert all(micro for part in parts for micro in part)
+
+
+def tokens(micro: list[int], lengths: list[int]) -> int:
+    return sum(lengths[index] for index in micro)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_packed_passes_are_even_and_never_larger_than_the_longest_rows(size: int, seed: int) -> None:
+    chance = random.Random(seed)
+    lengths = [int(chance.lognormvariate(4, 1)) + 2 for _ in range(16)]
+    packed = micro_batches(BATCH, lengths, micro_batch_size=size, packing=True)
+    padded = micro_batches(BATCH, lengths, micro_batch_size=size, packing=False)
+    longest = sorted(lengths)[-size:]
+    largest = max(tokens(micro, lengths) for micro in packed)
+    assert len(packed) == len(padded) == 16 // size
+    assert largest <= sum(longest)
+    assert largest <= max(tokens(micro, lengths) for micro in padded)
+    assert [tokens(micro, lengths) for micro in packed] == sorted(tokens(micro, lengths) for micro in packed)
+
+
+def test_padded_passes_are_of_neighbours_in_length() -> None:
+    assert micro_batches([0, 1, 2, 3], [9, 2, 8, 3], micro_batch_size=2, packing=False) == [[1, 3], [2, 0]]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_rest_of_rows_makes_a_pass_too(packing: bool) -> None:
+    micros = micro_batches([0, 1, 2, 3, 4], LENGTHS, micro_batch_size=2, packing=packing)
+    assert len(micros) == 3
+    assert sorted(index for micro in micros for index in micro) == [0, 1, 2, 3, 4]
+    assert micro_batches([], LENGTHS, micro_batch_size=2, packing=packing) == []
