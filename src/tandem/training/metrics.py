@@ -40,7 +40,7 @@ def steps(records: list[Record]) -> list[Record]:
     ``step`` from 1; ``loss``, in nats, the mean over the batch's ``loss_weight`` tokens or rows; ``learning_rate`` and
     ``grad_norm`` (before clipping); ``tokens`` of the batch and ``tokens_per_s`` of all workers together, padding not
     counted; ``padding``, its share of the positions that were computed; ``step_s`` in seconds; ``time_ms`` since the
-    epoch; ``memory_bytes`` of each worker; ``mfu`` where the device's peak is known; ``eval_loss`` where it was measured.
+    epoch; ``memory_bytes`` of each worker; ``mfu`` where the peak is known; ``eval_loss`` where it was measured.
     """
     return [record for record in records if "loss" in record]
 
