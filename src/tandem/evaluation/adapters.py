@@ -78,6 +78,8 @@ def read_adapter(uri: str, *, storage: Path) -> Adapter:
     manifest = read_manifest(path)
     if manifest.type != "adapter":
         raise ModelError(f"an artifact of type {manifest.type!r}, not an adapter", where=uri)
+    if manifest.meta.get("task", "generation") != "generation":
+        raise ModelError(f"an adapter for {manifest.meta['task']}, which answers no questions", where=uri)
     return Adapter(uri, path, sha256, manifest.id, manifest.meta)
 
 

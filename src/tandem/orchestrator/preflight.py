@@ -56,7 +56,8 @@ def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
         One error for each; URIs that only a download or a job can resolve aren't looked at.
     """
     faults = []
-    for pattern, role in INPUTS[spec["kind"]].items():
+    for pattern, usual in INPUTS[spec["kind"]].items():
+        role = "labelled rows" if usual == "rows" and spec.get("task") == "classification" else usual
         for place, value in _find(spec, pattern.split("."), ""):
             scheme, _, rest = value.partition(":")
             if scheme in SCHEMES and rest:
@@ -73,7 +74,9 @@ def _fault(role: str, path: Path) -> tuple[str, str] | None:  # noqa: PLR0911 - 
         return "no such file or folder", "check the path; it is relative to the current folder"
     if role in ("rows", "file") and not path.is_file():
         return "not a file", "name a file"
-    if role == "rows" and not path.stat().st_size:
+    if role == "labelled rows" and path.is_dir() and not any(path.glob("*/**/*.txt")):
+        return "no folder in it holds .txt files", "it needs one folder of texts for each label"
+    if role in ("rows", "labelled rows") and path.is_file() and not path.stat().st_size:
         return "an empty file", "it needs one row at least"
     if role == "documents" and path.is_dir() and not any(item.is_file() for item in path.rglob("*")):
         return "an empty folder", "put documents into it, or name another"

@@ -12,8 +12,14 @@ from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
 class TrainingDataSpec(Spec):
     """The rows to learn from."""
 
-    train: str = Field(description="JSONL, CSV or Parquet: messages, prompt/completion, question/answers or text")
-    eval: str | None = Field(None, description="the same; without it, `eval_fraction` of `train`, by hash of the row")
+    train: str = Field(
+        description="JSONL, CSV or Parquet: messages, prompt/completion, question/answers or text; for classification "
+        "text/label, or a folder with one folder of .txt files per label; a URI as for `model`"
+    )
+    eval: str | None = Field(
+        None,
+        description="the same; without it, `eval_fraction` of `train`, by hash of the row; labels are stratified",
+    )
     eval_fraction: Fraction = 0.1
     max_quarantined: Fraction = Field(0.01, description="fail when more than this share of the rows is unusable")
 
@@ -50,7 +56,7 @@ class ScheduleSpec(Spec):
     packing: bool = Field(
         True,
         description="rows of a pass one after another without padding, none attending to another; "
-        "false, or a model for which that isn't proven: padded, rows of similar length together",
+        "false, a model for which that isn't proven, or a classifier: padded, rows of similar length together",
     )
     max_length: int = Field(1024, ge=16, description="tokens; a row whose answer would be cut is quarantined")
     weight_decay: float = Field(0.0, ge=0)
@@ -85,12 +91,15 @@ class FinetuneSpec(Spec):
     kind: Literal["finetune"]
     name: Name
     model: Uri
-    task: Literal["generation"] = "generation"
+    task: Literal["generation", "classification"] = "generation"
     data: TrainingDataSpec
     method: Literal["full", "lora"] = "lora"
     lora: LoraSpec = LoraSpec()
     retrieval: RetrievalAugmentedSpec | None = None
     prompt: PromptSpec = PromptSpec()
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="classification: balanced lets every class count the same in the loss, however rare it is"
+    )
     schedule: ScheduleSpec = ScheduleSpec()
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else fp32"
@@ -105,6 +114,10 @@ class FinetuneSpec(Spec):
     def _possible(self) -> FinetuneSpec:
         if isinstance(self.deepspeed, int) and not 0 <= self.deepspeed <= 3:
             raise ValueError(f"deepspeed: ZeRO has stages 0 to 3, not {self.deepspeed}")
+        if self.task == "classification" and self.retrieval is not None:
+            raise ValueError("retrieval: a classifier has no prompt to put passages into")
+        if self.task != "classification" and self.class_weights != "none":
+            raise ValueError("class_weights: only task: classification has classes")
         per_step = self.schedule.micro_batch_size * self.workers
         if self.schedule.batch_size % per_step:
             raise ValueError(

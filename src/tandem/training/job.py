@@ -18,6 +18,8 @@ from tandem.models.loading import model_path
 from tandem.retrieval.actor import NAMESPACE
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
+from tandem.training.classification_prepare import Classes, prepare_labelled
+from tandem.training.classification_report import evaluate_classes
 from tandem.training.curve import draw_curve
 from tandem.training.deepspeed import Hardware, build_config, read_plain
 from tandem.training.failures import FAILURE, memory_watch, read_failure
@@ -36,6 +38,7 @@ MAX_FAILURES = 2  # restarts of the workers inside one attempt of the job; what 
 START_TIMEOUT_S = 300  # Ray Train's own minute is short for slow disks
 LAST_STEPS = 10  # whose mean is the training loss that we report
 METRICS = "metrics.jsonl"
+LOGITS = "eval-logits.npy"
 
 
 def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
@@ -71,7 +74,11 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     context.progress("prepare", 0)
     model = model_path(spec.model, storage=context.storage)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    prepared = prepare(spec, context, tokenizer)
+    classes: Classes | None = None
+    if spec.task == "classification":
+        prepared, classes = prepare_labelled(spec, context, tokenizer, model)
+    else:
+        prepared = prepare(spec, context, tokenizer)
     folder = context.artifact_dir()
     config = LoopConfig(
         spec=spec,
@@ -82,6 +89,8 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         steps=total_steps(prepared.examples, spec.schedule),
         pad_id=padding_id(tokenizer),
         packing=_packs(spec, model),
+        labels=classes.labels if classes is not None else (),
+        logits=str(context.dir / LOGITS) if classes is not None else None,
         cuda=gpus > 0,
         metrics=str(context.dir / METRICS),
         output=str(folder),
@@ -92,12 +101,14 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
 
     records = metrics.read(context.dir / METRICS)
     figures = _figures(records, seconds=time.time() - started, spec=spec, gpus=gpus)
+    if classes is not None:
+        figures |= evaluate_classes(classes, context.dir / LOGITS, folder, seed=spec.schedule.seed)
     tokenizer.save_pretrained(folder)
     shutil.copyfile(context.dir / METRICS, folder / METRICS)
     (folder / "spec.json").write_text(json.dumps(spec.canonical(), indent=2, ensure_ascii=False) + "\n")
     draw_curve(metrics.steps(records), folder / "curve.png")
     _write_manifest(spec, context, prepared, figures)
-    tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder))
+    tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder), figures=figures)
     context.progress("done", config.steps, config.steps, train_loss=figures["train_loss"])
     counts = {key: prepared.data[key] for key in ("train_rows", "eval_rows", "quarantined")}
     return {"artifact": str(folder), **figures, **counts, "mlflow_run": tracker.run_id}
@@ -234,6 +245,7 @@ def _write_manifest(spec: FinetuneSpec, context: JobContext, prepared: Prepared,
         type="adapter" if spec.method == "lora" else "model",
         meta={
             "base_model": spec.model,
+            "task": spec.task,
             "method": spec.method,
             "retrieval": prepared.retrieval,
             "prompt": spec.prompt.canonical(),

@@ -91,6 +91,9 @@ def train(config: LoopConfig) -> None:
             metrics.append(records, record)
         if due:
             report_checkpoint(worker.engine, record, step=step, method=config.spec.method)
+    if held_out is not None and config.logits is not None:
+        # Of the weights that are saved, whatever was evaluated on the way.
+        write_logits(evaluate(worker, config, held_out).logits, Path(config.logits), first=worker.first)
     save_weights(worker.engine, Path(config.output))
 
 
@@ -236,6 +239,14 @@ def _passes(config: LoopConfig, data: TaskData, rows: Sequence[int]) -> list[lis
     return micro_batches(rows, data.lengths, micro_batch_size=size, packing=config.packing)
 
 
+def write_logits(logits: Any, path: Path, *, first: bool) -> None:
+    """Write (examples, classes) float32 as .npy; the first worker does."""
+    import numpy as np
+
+    if first:
+        np.save(path, logits.cpu().numpy(), allow_pickle=False)
+
+
 def _sum_over_workers(value: Any) -> float:
     import torch.distributed
 
@@ -279,7 +290,8 @@ def set_up(config: LoopConfig) -> Worker:
     # Without a limit each worker would start a thread for every core, and they would fight for them.
     threads = max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
     torch.set_num_threads(threads)
-    engine = build_engine(load_model(config), config)
+    task = task_of(config)
+    engine = build_engine(load_model(config, task), config)
     head = engine.module.get_output_embeddings()
     half = engine.bfloat16_enabled() or engine.fp16_enabled()
     attention = (
@@ -288,7 +300,7 @@ def set_up(config: LoopConfig) -> Worker:
         else str(engine.module.config._attn_implementation)
     )
     return Worker(
-        task=task_of(config.spec, packing=config.packing),
+        task=task,
         rank=torch.distributed.get_rank(),
         workers=torch.distributed.get_world_size(),
         threads=threads,

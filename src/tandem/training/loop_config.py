@@ -21,6 +21,8 @@ class LoopConfig:
         steps: Optimizer steps in all.
         pad_id: The token that fills up rows.
         packing: Whether a forward pass is one row of several documents; else rows are padded.
+        labels: Names of the classes, in the order of their numbers; empty where the task has none.
+        logits: Where the first worker writes (examples, classes) float32 of the held-out examples (.npy), or None.
         cuda: Whether each worker has a GPU.
         metrics: Where the first worker writes its records.
         output: Where the first worker writes adapter or weights.
@@ -35,6 +37,8 @@ class LoopConfig:
     steps: int
     pad_id: int
     packing: bool
+    labels: tuple[str, ...]
+    logits: str | None
     cuda: bool
     metrics: str
     output: str

@@ -47,7 +47,17 @@ def steps(records: list[Record]) -> list[Record]:
 
 def shown(record: Record) -> dict[str, float]:
     """What of a step's record goes into a line of progress; memory in GiB, of the worker that holds most."""
-    keys = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "mfu", "step_s")
+    keys = (
+        "loss",
+        "eval_loss",
+        "eval_accuracy",
+        "eval_macro_f1",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_s",
+        "mfu",
+        "step_s",
+    )
     figures = {key: float(record[key]) for key in keys if key in record}
     if record.get("memory_bytes"):
         figures["memory_gib"] = max(record["memory_bytes"]) / 1024**3

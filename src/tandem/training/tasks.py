@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tandem.specs.finetune import FinetuneSpec
+from tandem.training.classification import Classification
 from tandem.training.dataset import Examples, PackedExamples
+from tandem.training.loop_config import LoopConfig
 from tandem.training.loss import completion_loss
 from tandem.training.packing import documents
 
@@ -30,6 +31,17 @@ class TaskData(Protocol):
 
 class Task(Protocol):
     """What the loop asks of a task."""
+
+    def load_model(self, path: str, **options: Any) -> Any:
+        """The base model with the head that the task needs.
+
+        Args:
+            path: Folder of the base model.
+            **options: For ``from_pretrained``: dtype, quantization, devices.
+        """
+
+    def lora_options(self) -> dict[str, Any]:
+        """What PEFT's LoraConfig is told of the task, once the model is loaded."""
 
     def load_data(self, path: str) -> TaskData:
         """Examples from the file that `prepare` wrote."""
@@ -65,6 +77,16 @@ class Generation:
 
     packing: bool
 
+    def load_model(self, path: str, **options: Any) -> Any:
+        """See `Task`."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **options)
+
+    def lora_options(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {"task_type": "CAUSAL_LM"}
+
     def load_data(self, path: str) -> Examples | PackedExamples:
         """See `Task`."""
         examples = Examples.load(path)
@@ -83,7 +105,8 @@ class Generation:
         return {}
 
 
-def task_of(spec: FinetuneSpec, *, packing: bool) -> Task:
-    """The task that a spec names."""
-    assert spec.task == "generation"
-    return Generation(packing)
+def task_of(config: LoopConfig) -> Task:
+    """The task of a run."""
+    if config.spec.task == "classification":
+        return Classification(config.labels, config.pad_id)
+    return Generation(config.packing)

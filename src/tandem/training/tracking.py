@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.job import JobContext
@@ -13,6 +15,8 @@ from tandem.training.metrics import Record, shown
 EXPERIMENT = "tandem-finetune"
 FLUSH_S = 120.0  # a call, and more so the first, takes time from training on the same cores
 _BATCH = 1000  # metrics in one call, MLflow's limit
+_FILES = ("spec.json", "curve.png", "evaluation.json", "confusion.png")
+_NOT_IN_NAMES = re.compile(r"[^\w\-. /]", re.ASCII)
 
 
 class Tracker:
@@ -39,23 +43,42 @@ class Tracker:
         if time.monotonic() - self._flushed_at >= FLUSH_S:
             self._guarded(lambda: self._flush(records))
 
-    def close(self, records: list[Record], *, status: str, artifacts: str | None = None) -> None:
+    def close(
+        self, records: list[Record], *, status: str, artifacts: str | None = None, figures: dict[str, Any] | None = None
+    ) -> None:
         """Log the rest and end the run.
 
         Args:
             records: All records of steps.
             status: MLflow's: FINISHED or FAILED.
             artifacts: A folder whose small files go with the run.
+            figures: The job's; what was measured of a classifier at the end is logged with the last step.
         """
 
         def finish() -> None:
             self._flush(records)
+            self._log_final(figures or {}, records)
             if artifacts is not None:
-                for name in ("spec.json", "curve.png"):
-                    self._client.log_artifact(self.run_id, f"{artifacts}/{name}")
+                for name in _FILES:
+                    if (Path(artifacts) / name).exists():
+                        self._client.log_artifact(self.run_id, f"{artifacts}/{name}")
             self._client.set_terminated(self.run_id, status)
 
         self._guarded(finish)
+
+    def _log_final(self, figures: dict[str, Any], records: list[Record]) -> None:
+        from mlflow.entities import Metric
+
+        named: dict[str, Any] = {name: figures[name] for name in ("accuracy", "macro_f1") if name in figures}
+        named |= {f"f1/{label}": value for label, value in figures.get("f1", {}).items()}
+        for name in ("accuracy_ci95", "macro_f1_ci95"):
+            if figures.get(name) is not None:
+                named |= {f"{name}_low": figures[name][0], f"{name}_high": figures[name][1]}
+        now, step = int(time.time() * 1000), int(records[-1]["step"]) if records else 0
+        # MLflow takes letters, digits and a few marks in names; labels may hold anything.
+        metrics = [Metric(_NOT_IN_NAMES.sub("_", name), float(value), now, step) for name, value in named.items()]
+        for at in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self.run_id, metrics=metrics[at : at + _BATCH])
 
     def _guarded(self, action: Callable[[], None]) -> None:
         if not self._failed:

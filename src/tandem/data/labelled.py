@@ -1,0 +1,123 @@
+"""Texts with labels: from a table, or from a folder that holds one folder of text files per label."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.data.quarantine import Fault, check_quarantined, write_quarantine
+from tandem.data.tables import Row, scan_rows
+from tandem.errors import DataError
+
+_ID_DIGITS = 16
+TEXTS = ".txt"
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """A text and the class it belongs to.
+
+    Args:
+        id: As given; for a file its path inside the folder; else a hash of text and label.
+        text: The text, as it stands.
+        label: The class's name; numbers become their text.
+    """
+
+    id: str
+    text: str
+    label: str
+
+
+def read_labelled(path: Path, *, quarantine: Path, max_quarantined: float) -> list[LabelledRow]:
+    """Texts with labels, in the order of the file, or of the sorted paths.
+
+    A folder is read as scikit-learn's ``load_files`` does: each folder in it is a label, each .txt file under that one
+    a text. Rows that stand twice are kept: `tandem.data.duplicates` finds them.
+
+    Args:
+        path: JSONL, CSV or Parquet with `text` and `label`, or such a folder.
+        quarantine: Bad rows are appended here, with file, line and reason.
+        max_quarantined: The share of bad rows, 0 to 1, above which all of it is refused.
+
+    Raises:
+        DataError: Missing, empty, not such a folder, or too many bad rows.
+    """
+    rows: list[LabelledRow] = []
+    faults: list[Fault] = []
+    for found in _scan_folder(path) if path.is_dir() else _scan_table(path):
+        (rows if isinstance(found, LabelledRow) else faults).append(found)  # type: ignore[arg-type]
+    write_quarantine(quarantine, faults)
+    if not rows and not faults:
+        raise DataError("no rows in it", where=str(path), remedy="give a file with at least one row")
+    check_quarantined(faults, len(rows) + len(faults), max_quarantined, what="rows", where=str(path), path=quarantine)
+    return rows
+
+
+def parse_labelled(row: Row) -> LabelledRow:
+    """One row with `text`, `label` and maybe `id`.
+
+    Raises:
+        DataError: A column is missing or of the wrong type.
+    """
+    text = row.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(_missing("text", text, "a string that isn't empty"))
+    label = _label(row.get("label"))
+    given = row.get("id")
+    known = given is not None and str(given).strip()
+    digest = hashlib.sha256(f"{label}\0{text}".encode()).hexdigest()[:_ID_DIGITS]
+    return LabelledRow(str(given) if known else digest, text, label)
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return str(int(value))  # a column with gaps comes out of many tools as 1.0, 2.0, …
+    if isinstance(value, int | str) and str(value).strip():
+        return str(value).strip()
+    raise DataError(_missing("label", value, "a string or a whole number"))
+
+
+def _missing(column: str, value: Any, wanted: str) -> str:
+    if value is None:
+        return f"no `{column}`"
+    if isinstance(value, str):
+        return f"`{column}` is empty"
+    return f"`{column}` must be {wanted}, not {type(value).__name__}"
+
+
+def _scan_table(path: Path) -> Iterator[LabelledRow | Fault]:
+    for line, row in scan_rows(path):
+        if isinstance(row, Fault):
+            yield row
+            continue
+        try:
+            yield parse_labelled(row)
+        except DataError as error:
+            yield Fault(str(path), line, error.what, row)
+
+
+def _scan_folder(path: Path) -> Iterator[LabelledRow | Fault]:
+    labels = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith((".", "__")))
+    files = [(folder.name, file) for folder in labels for file in sorted(folder.rglob(f"*{TEXTS}")) if file.is_file()]
+    if not files:
+        raise DataError(
+            f"no folder in it holds {TEXTS} files",
+            where=str(path),
+            remedy="give a JSONL, CSV or Parquet file, or a folder with one folder of texts for each label",
+        )
+    for label, file in files:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            yield Fault(str(file), None, f"not UTF-8 (byte {error.start})")
+            continue
+        if text.strip():
+            yield LabelledRow(file.relative_to(path).as_posix(), text, label)
+        else:
+            yield Fault(str(file), None, "an empty file")
