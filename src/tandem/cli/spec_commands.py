@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from tandem.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from tandem.errors import SpecError
     from tandem.specs import Spec
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,7 +32,7 @@ def validate(
     """Check spec files, and show every error at once."""
     from tandem.specs.loading import validate_file
 
-    faults = {str(path): validate_file(path) for path in files}
+    faults = {str(path): validate_file(path) or _deepspeed_faults(path) for path in files}
     if json:
         fields = ("what", "where", "remedy")
         print_json(
@@ -105,9 +107,19 @@ def load_job(file: Path, overrides: list[str]) -> dict[str, Any]:
     spec = load_absolute(file, overrides).canonical()
     if spec["kind"] not in JOB_KINDS:
         raise SpecError(f"a spec of kind {spec['kind']!r} is no job", where=str(file), remedy=remedy)
-    if faults := missing_inputs(spec, where=str(file)):
+    if faults := missing_inputs(spec, where=str(file)) or _deepspeed_faults(file, overrides):
         raise InvalidSpecError(faults)
     return spec
+
+
+def _deepspeed_faults(file: Path, overrides: Sequence[str] = ()) -> list[SpecError]:
+    """What the DeepSpeed JSON of a sound finetune spec contradicts; nothing for other files."""
+    from tandem.specs import FinetuneSpec
+    from tandem.specs.loading import is_serve_config, load_spec
+    from tandem.training.deepspeed import faults_of
+
+    spec = None if is_serve_config(file) else load_spec(file, overrides)
+    return faults_of(spec) if isinstance(spec, FinetuneSpec) else []
 
 
 def _spec_plan(spec: Spec) -> dict[str, Any]:
@@ -131,10 +143,28 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
             facts["state now"] = f"unknown: {error.what}"
         facts["cpus"] = cpus_needed(data)
         facts["makes"] = f"artifact:{data['name']}@{facts['id']}"
+    if data["kind"] == "finetune":
+        facts |= _memory(spec)
     facts["inputs"] = [value for _, value in inputs(data)]
     facts["problems"] = [str(fault) for fault in missing_inputs(data, where=data["kind"])]
     facts["spec"] = data
     return facts
+
+
+def _memory(spec: Spec) -> dict[str, str]:
+    from tandem.cli.client import Client
+    from tandem.cli.memory import plan_memory
+    from tandem.config.cluster import storage_path
+    from tandem.errors import UnreachableError
+    from tandem.orchestrator.ray_jobs import HttpRayJobs
+    from tandem.specs import FinetuneSpec
+
+    assert isinstance(spec, FinetuneSpec)
+    try:
+        machines = HttpRayJobs(Client.connect().cluster).machines()
+    except UnreachableError:
+        machines = None
+    return plan_memory(spec, storage_path(), machines)
 
 
 def _serve_plan(file: Path, overrides: list[str]) -> dict[str, Any]:

@@ -67,9 +67,14 @@ def adapter_path(uri: str, *, storage: Path) -> Path:
     return path
 
 
-def _converted(gguf: Path) -> Path:
+def converted_path(gguf: Path) -> Path:
+    """Where a GGUF file's conversion lies, or will lie."""
     # Keyed by content: the same weights under two names are converted once.
-    target = cache_path() / "converted" / f"{gguf.stem}-{sha256_file(gguf)[:16]}"
+    return cache_path() / "converted" / f"{gguf.stem}-{sha256_file(gguf)[:16]}"
+
+
+def _converted(gguf: Path) -> Path:
+    target = converted_path(gguf)
     if target.is_dir():
         return target
     import torch

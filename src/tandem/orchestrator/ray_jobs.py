@@ -7,6 +7,7 @@ override its address, so the documented REST calls behind it are made directly, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,36 @@ from tandem.orchestrator.states import Observation
 
 CALL_TIMEOUT_S = 10.0
 SUBMIT_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A node of the cluster.
+
+    Attributes:
+        cpus: Logical ones, as Ray counts them.
+        gpus: The same.
+        memory: Of the machine, in bytes; 0 where it isn't said.
+        gpu_memory: Of its smallest GPU, in bytes; 0 where it isn't said.
+    """
+
+    cpus: float
+    gpus: float
+    memory: int
+    gpu_memory: int
+
+
+def machine_of(node: Mapping[str, Any]) -> Machine:
+    """From a node's summary, as Ray's dashboard gives it."""
+    resources = (node.get("raylet") or {}).get("resourcesTotal") or {}
+    memory = node.get("mem") or [0]
+    gpus = [gpu.get("memoryTotal") or gpu.get("memory_total") or 0 for gpu in node.get("gpus") or []]
+    return Machine(
+        cpus=float(resources.get("CPU", 0.0)),
+        gpus=float(resources.get("GPU", 0.0)),
+        memory=int(memory[0]),
+        gpu_memory=int(min(gpus, default=0)) * 2**20,  # the dashboard counts it in MiB
+    )
 
 
 class RayJobs(Protocol):
@@ -117,6 +148,15 @@ class HttpRayJobs:
 
     def cpus(self) -> float | None:
         """See `RayJobs.cpus`."""
+        machines = self.machines()
+        return None if machines is None else sum(machine.cpus for machine in machines)
+
+    def machines(self) -> list[Machine] | None:
+        """All nodes that live, or None where Ray doesn't answer.
+
+        Raises:
+            AuthError: It answers, and refuses our token.
+        """
         try:
             response = self.call("GET", "/nodes", params={"view": "summary"})
         except AuthError:
@@ -126,8 +166,7 @@ class HttpRayJobs:
         if not response.is_success:
             return None
         nodes = (response.json().get("data") or {}).get("summary") or []
-        raylets = [node.get("raylet") or {} for node in nodes]
-        return sum(float(r.get("resourcesTotal", {}).get("CPU", 0.0)) for r in raylets if r.get("state") == "ALIVE")
+        return [machine_of(node) for node in nodes if (node.get("raylet") or {}).get("state") == "ALIVE"]
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with our token.

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
+from tandem.specs.combinations import refusals
 
 
 class TrainingDataSpec(Spec):
@@ -78,6 +79,22 @@ class ScheduleSpec(Spec):
         return self
 
 
+class OffloadSpec(Spec):
+    """What leaves the GPU's memory (ZeRO-Offload: arXiv 2101.06840, ZeRO-Infinity: arXiv 2104.07857)."""
+
+    optimizer: Literal["none", "cpu", "nvme"] = Field(
+        "none", description="DeepSpeed's offload_optimizer: optimizer states and the step"
+    )
+    param: Literal["none", "cpu", "nvme"] = Field("none", description="DeepSpeed's offload_param; ZeRO 3 alone")
+    nvme_path: str | None = Field(None, description="a folder on a local NVMe disk of every worker's machine")
+
+    @model_validator(mode="after")
+    def _path_belongs_to_nvme(self) -> OffloadSpec:
+        if ("nvme" in (self.optimizer, self.param)) != (self.nvme_path is not None):
+            raise ValueError("nvme_path is needed with nvme, and with nothing else")
+        return self
+
+
 class CheckpointSpec(Spec):
     """How often, and how many are kept."""
 
@@ -93,7 +110,9 @@ class FinetuneSpec(Spec):
     model: Uri
     task: Literal["generation", "classification"] = "generation"
     data: TrainingDataSpec
-    method: Literal["full", "lora"] = "lora"
+    method: Literal["full", "lora", "qlora"] = Field(
+        "lora", description="qlora: LoRA over a base in 4 bits (NF4: arXiv 2305.14314), on GPUs"
+    )
     lora: LoraSpec = LoraSpec()
     retrieval: RetrievalAugmentedSpec | None = None
     prompt: PromptSpec = PromptSpec()
@@ -101,10 +120,14 @@ class FinetuneSpec(Spec):
         "none", description="classification: balanced lets every class count the same in the loss, however rare it is"
     )
     schedule: ScheduleSpec = ScheduleSpec()
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="auto: bf16 where the device computes in it, else fp32"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the device computes in it, else fp32; fp16: with loss scaling, on GPUs"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, about a third more arithmetic"
     )
     deepspeed: int | str = Field(2, description="a ZeRO stage (0-3), or the path of a DeepSpeed JSON, taken as it is")
+    offload: OffloadSpec = OffloadSpec()
     workers: int = Field(1, ge=1)
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
@@ -118,6 +141,10 @@ class FinetuneSpec(Spec):
             raise ValueError("retrieval: a classifier has no prompt to put passages into")
         if self.task != "classification" and self.class_weights != "none":
             raise ValueError("class_weights: only task: classification has classes")
+        if isinstance(self.deepspeed, str) and self.offload != OffloadSpec():
+            raise ValueError("offload: deepspeed names a JSON, which says itself what it offloads")
+        if found := refusals(self.combination()):
+            raise ValueError("; ".join(f"{refusal.reason} (so: {refusal.remedy})" for refusal in found))
         per_step = self.schedule.micro_batch_size * self.workers
         if self.schedule.batch_size % per_step:
             raise ValueError(
@@ -125,3 +152,21 @@ class FinetuneSpec(Spec):
                 f"micro_batch_size × workers = {per_step}"
             )
         return self
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether an adapter is trained over frozen base weights."""
+        return self.method != "full"
+
+    def combination(self) -> dict[str, str | int | None]:
+        """The spec in the dimensions of `tandem.specs.combinations`; None for what it doesn't decide."""
+        device = None if self.gpus_per_worker is None else "gpu" if self.gpus_per_worker > 0 else "cpu"
+        return {
+            "method": self.method,
+            "stage": self.deepspeed if isinstance(self.deepspeed, int) else None,
+            "offload_optimizer": self.offload.optimizer,
+            "offload_param": self.offload.param,
+            "precision": None if self.precision == "auto" else self.precision,
+            "device": device,
+            "task": self.task,
+        }

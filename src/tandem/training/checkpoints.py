@@ -33,7 +33,7 @@ def report_checkpoint(engine: Any, record: dict[str, Any], *, step: int, method:
         engine: DeepSpeed's.
         record: The step's metrics.
         step: Optimizer steps done.
-        method: `lora` leaves the frozen weights out: they don't change.
+        method: any but `full` leaves the frozen weights out: they don't change.
     """
     import ray.train
 
@@ -43,7 +43,7 @@ def report_checkpoint(engine: Any, record: dict[str, Any], *, step: int, method:
             tag=TAG,
             client_state={"step": step, **_UNIVERSAL},
             save_latest=False,
-            exclude_frozen_parameters=method == "lora",
+            exclude_frozen_parameters=method != "full",
         )
         ray.train.report(
             record,
@@ -58,7 +58,7 @@ def load_checkpoint(engine: Any, folder: Path, *, method: str) -> int:
     Returns:
         The optimizer steps that were done.
     """
-    _, state = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=method != "lora")
+    _, state = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=method == "full")
     return int(state["step"])
 
 

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tandem.errors import SpecError
+from tandem.specs.combinations import refusals
 from tandem.specs.finetune import FinetuneSpec
 
 AUTO = "auto"
 _QUIET = 1_000_000_000  # steps between DeepSpeed's own progress lines: ours say more
+# Elements that ZeRO 1 and 2 reduce and gather at once. With DeepSpeed's own 500 million, the buffers would take 2 GB of
+# every GPU, more than all that a LoRA adapter needs.
+BUCKET = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ def read_plain(spec: FinetuneSpec) -> dict[str, Any] | None:
     return data
 
 
+def faults_of(spec: FinetuneSpec) -> list[SpecError]:
+    """What is wrong with the DeepSpeed JSON that a spec names, as far as can be told without the hardware."""
+    try:
+        plain = read_plain(spec)
+    except SpecError as error:
+        return [error]
+    return conflicts(spec, plain) if plain is not None else []
+
+
 def build_config(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: Hardware) -> dict[str, Any]:
     """The dict for ``deepspeed.initialize``.
 
@@ -65,16 +78,16 @@ def build_config(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: 
     Raises:
         SpecError: The JSON contradicts the spec, or asks for what the hardware can't do; all faults in one message.
     """
-    ours = _from_spec(spec, hardware)
-    if plain is None:
-        return ours
     faults = conflicts(spec, plain, hardware)
     if faults:
         raise SpecError(
             "; ".join(fault.what for fault in faults),
             where=faults[0].where,
-            remedy='write "auto" in the JSON for what the spec says, or change one of the two',
+            remedy="; ".join(dict.fromkeys(fault.remedy for fault in faults if fault.remedy)),
         )
+    ours = _from_spec(spec, plain, hardware)
+    if plain is None:
+        return ours
     config = _filled({key: value for key, value in plain.items() if key != "scheduler"}, ours)
     if "scheduler" in plain and not _has_auto(plain["scheduler"]):
         config["scheduler"] = plain["scheduler"]  # DeepSpeed's then, in place of the spec's; with "auto" in it, ours
@@ -86,9 +99,41 @@ def build_config(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: 
     return config
 
 
-def conflicts(spec: FinetuneSpec, plain: Mapping[str, Any], hardware: Hardware) -> list[SpecError]:
-    """Every point in which a plain DeepSpeed JSON contradicts the spec or the hardware."""
-    where = str(spec.deepspeed)
+def conflicts(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: Hardware | None = None) -> list[SpecError]:
+    """Every point in which a plain DeepSpeed JSON contradicts the spec, and what can't be combined.
+
+    Args:
+        spec: The job.
+        plain: What `read_plain` returned.
+        hardware: Of the workers; None while it isn't known.
+    """
+    faults = _contradictions(spec, plain) if plain is not None else []
+    where = str(spec.deepspeed) if plain is not None else None
+    found = refusals(combination(spec, plain, hardware))
+    return faults + [SpecError(refusal.reason, where=where, remedy=refusal.remedy) for refusal in found]
+
+
+def combination(
+    spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: Hardware | None
+) -> dict[str, str | int | None]:
+    """What a run combines, in the dimensions of `tandem.specs.combinations`; None for what isn't known."""
+    combined = spec.combination()
+    if hardware is not None:
+        combined["device"] = "gpu" if hardware.cuda else "cpu"
+    if plain is None:
+        return combined
+    zero = _mapping(plain, "zero_optimization")
+    stage = zero.get("stage", 0)
+    stated = [name for name in ("bf16", "fp16") if _mapping(plain, name).get("enabled") is True]
+    return combined | {
+        "stage": stage if isinstance(stage, int) else None,
+        "offload_optimizer": _mapping(zero, "offload_optimizer").get("device", "none"),
+        "offload_param": _mapping(zero, "offload_param").get("device", "none"),
+        "precision": stated[0] if stated else combined["precision"],
+    }
+
+
+def _contradictions(spec: FinetuneSpec, plain: Mapping[str, Any]) -> list[SpecError]:
     schedule = spec.schedule
     params = _mapping(_mapping(plain, "optimizer"), "params")
     stated = [
@@ -100,41 +145,64 @@ def conflicts(spec: FinetuneSpec, plain: Mapping[str, Any], hardware: Hardware) 
         ("weight_decay", params, "schedule.weight_decay", schedule.weight_decay),
     ]
     if spec.precision != AUTO:
-        stated.append(("enabled", _mapping(plain, "bf16"), f"precision ({spec.precision})", spec.precision == "bf16"))
-    faults = [
-        SpecError(f"{key} is {values[key]} in the DeepSpeed JSON, and {name} says {wanted}", where=where)
+        stated += [
+            ("enabled", _mapping(plain, name), f"precision ({spec.precision})", spec.precision == name)
+            for name in ("bf16", "fp16")
+        ]
+    return [
+        SpecError(
+            f"{key} is {values[key]} in the DeepSpeed JSON, and {name} says {wanted}",
+            where=str(spec.deepspeed),
+            remedy='write "auto" in the JSON for what the spec says, or change one of the two',
+        )
         for key, values, name, wanted in stated
         if key in values and values[key] not in (AUTO, wanted)
     ]
-    if not hardware.cuda:
-        if _mapping(plain, "fp16").get("enabled") is True:
-            faults.append(SpecError("fp16 needs a GPU: processors compute in bf16 or fp32", where=where))
-        zero = _mapping(plain, "zero_optimization")
-        offload = [key for key in ("offload_optimizer", "offload_param") if _mapping(zero, key).get("device") == "cpu"]
-        faults += [SpecError(f"{key}: without a GPU there is nothing to offload from", where=where) for key in offload]
-    return faults
 
 
 def _accumulation(spec: FinetuneSpec) -> int:
     return spec.schedule.batch_size // (spec.schedule.micro_batch_size * spec.workers)
 
 
-def _from_spec(spec: FinetuneSpec, hardware: Hardware) -> dict[str, Any]:
+def _from_spec(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: Hardware) -> dict[str, Any]:
     schedule = spec.schedule
-    adam: dict[str, Any] = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay}
-    if not hardware.cuda:
-        adam["torch_adam"] = True
-    stage = spec.deepspeed if isinstance(spec.deepspeed, int) else 0
+    # A JSON that asks for fp16 decides where the spec leaves it to the hardware: DeepSpeed takes only one of the two.
+    precision = combination(spec, plain, hardware)["precision"] or ("bf16" if hardware.bf16 else "fp32")
     return {
         "train_batch_size": schedule.batch_size,
         "train_micro_batch_size_per_gpu": schedule.micro_batch_size,
         "gradient_accumulation_steps": _accumulation(spec),
         "gradient_clipping": schedule.gradient_clipping,
-        "bf16": {"enabled": hardware.bf16 if spec.precision == AUTO else spec.precision == "bf16"},
-        "zero_optimization": {"stage": stage, "overlap_comm": hardware.cuda},
-        "optimizer": {"type": "AdamW", "params": adam},
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},  # with DeepSpeed's dynamic loss scaling
+        "zero_optimization": _zero(spec, hardware),
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay, **_adam(spec, hardware)},
+        },
         "steps_per_print": _QUIET,
     }
+
+
+def _zero(spec: FinetuneSpec, hardware: Hardware) -> dict[str, Any]:
+    stage = spec.deepspeed if isinstance(spec.deepspeed, int) else 0
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": hardware.cuda}
+    if stage in (1, 2):
+        zero |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+    for key, device in (("offload_optimizer", spec.offload.optimizer), ("offload_param", spec.offload.param)):
+        if device != "none":
+            # Pinned memory, so that copies run beside the arithmetic.
+            zero[key] = {"device": device, "pin_memory": hardware.cuda}
+            if device == "nvme":
+                zero[key]["nvme_path"] = spec.offload.nvme_path
+    return zero
+
+
+def _adam(spec: FinetuneSpec, hardware: Hardware) -> dict[str, Any]:
+    """Which AdamW: none of them asks for a CUDA compiler on the workers, as DeepSpeed's FusedAdam does."""
+    if spec.offload.optimizer != "none":
+        return {}  # DeepSpeed's own for processors, the one that ZeRO-Offload takes
+    return {"torch_adam": True, "fused": True} if hardware.cuda else {"torch_adam": True}
 
 
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -10,12 +10,14 @@ from tandem.training.loop_config import LoopConfig
 from tandem.training.schedule import learning_rate_factor
 
 
-def build_engine(model: Any, config: LoopConfig) -> Any:
-    """DeepSpeed's engine around a model, on this worker's device; all workers call it together.
+def configure(config: LoopConfig) -> dict[str, Any]:
+    """Join the workers' process group and agree on DeepSpeed's configuration; all of them call it together.
 
     Args:
-        model: What is trained; parameters that require no gradient stay as they are.
         config: The run.
+
+    Raises:
+        SpecError: The hardware can't do what the spec asks for.
     """
     import deepspeed
     import deepspeed.ops
@@ -30,7 +32,20 @@ def build_engine(model: Any, config: LoopConfig) -> Any:
     # All must agree: one worker without bf16 makes it fp32 for everybody.
     agreed = torch.tensor(int(computes_bf16(read_processor(), cuda=cuda)), device="cuda" if cuda else "cpu")
     torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MIN)
-    settings = build_config(config.spec, config.plain, Hardware(cuda=cuda, bf16=bool(agreed.item())))
+    return build_config(config.spec, config.plain, Hardware(cuda=cuda, bf16=bool(agreed.item())))
+
+
+def build_engine(model: Any, config: LoopConfig, settings: dict[str, Any]) -> Any:
+    """DeepSpeed's engine around a model, on this worker's device; all workers call it together.
+
+    Args:
+        model: What is trained; parameters that require no gradient stay as they are.
+        config: The run.
+        settings: From `configure`.
+    """
+    import deepspeed
+    import torch
+
     schedule = config.spec.schedule
 
     def scheduler(optimizer: Any) -> Any:

@@ -29,6 +29,7 @@ from tandem.training.loop import train_worker
 from tandem.training.loop_config import LoopConfig
 from tandem.training.masks import padding_id
 from tandem.training.metrics import Record
+from tandem.training.model import check_quantization
 from tandem.training.packing import obstacle
 from tandem.training.prepare import Prepared, prepare
 from tandem.training.schedule import total_steps
@@ -71,6 +72,8 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     plain = read_plain(spec)
     # The workers build it again, for what they compute on: here it is checked before anything is loaded.
     build_config(spec, plain, Hardware(cuda=gpus > 0, bf16=True))
+    if spec.method == "qlora":
+        check_quantization()
     context.progress("prepare", 0)
     model = model_path(spec.model, storage=context.storage)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -199,7 +202,7 @@ def _params(spec: FinetuneSpec, prepared: Prepared, steps: int) -> dict[str, Any
     return {
         "model": spec.model,
         "method": spec.method,
-        "lora_r": spec.lora.r if spec.method == "lora" else None,
+        "lora_r": spec.lora.r if spec.trains_adapter else None,
         "collection": spec.retrieval.collection if spec.retrieval else None,
         "workers": spec.workers,
         "deepspeed": spec.deepspeed,
@@ -242,7 +245,7 @@ def _write_manifest(spec: FinetuneSpec, context: JobContext, prepared: Prepared,
         context.artifact_dir(),
         name=context.name,
         id=context.id,
-        type="adapter" if spec.method == "lora" else "model",
+        type="adapter" if spec.trains_adapter else "model",
         meta={
             "base_model": spec.model,
             "task": spec.task,

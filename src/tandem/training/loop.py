@@ -13,7 +13,7 @@ from typing import Any
 from tandem.config.machine import cores
 from tandem.training import metrics
 from tandem.training.checkpoints import latest_checkpoint, load_checkpoint, report_checkpoint, save_weights
-from tandem.training.engine import build_engine
+from tandem.training.engine import build_engine, configure
 from tandem.training.failures import recorded
 from tandem.training.guards import LossGuard
 from tandem.training.loop_config import LoopConfig
@@ -255,7 +255,8 @@ def _sum_over_workers(value: Any) -> float:
 
 
 def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, Any]:
-    parameters = list(worker.engine.module.parameters())
+    engine = worker.engine
+    parameters = list(engine.module.parameters())
     # Under ZeRO 3 a parameter's own size is that of this worker's share, and ds_numel the whole.
     sizes = [
         (int(getattr(parameter, "ds_numel", parameter.numel())), parameter.requires_grad) for parameter in parameters
@@ -266,7 +267,7 @@ def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, An
         "threads": worker.threads,
         "packing": config.packing,
         "attention": worker.attention,
-        "precision": "bf16" if worker.engine.bfloat16_enabled() else "fp32",
+        "precision": "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32",
         "zero_stage": worker.engine.zero_optimization_stage(),
         "device": str(worker.engine.device),
         "parameters": sum(size for size, _ in sizes),
@@ -291,7 +292,8 @@ def set_up(config: LoopConfig) -> Worker:
     threads = max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
     torch.set_num_threads(threads)
     task = task_of(config)
-    engine = build_engine(load_model(config, task), config)
+    settings = configure(config)
+    engine = build_engine(load_model(config, task, settings), config, settings)
     head = engine.module.get_output_embeddings()
     half = engine.bfloat16_enabled() or engine.fp16_enabled()
     attention = (

@@ -30,9 +30,36 @@ def test_a_stage_becomes_a_whole_configuration() -> None:
     assert config["optimizer"]["params"]["lr"] == 0.01
 
 
-def test_only_a_processor_uses_torchs_adam() -> None:
-    assert build_config(spec(), None, CPU)["optimizer"]["params"]["torch_adam"] is True
-    assert "torch_adam" not in build_config(spec(), None, GPU)["optimizer"]["params"]
+def test_the_optimizer_follows_what_the_workers_are() -> None:
+    assert adam(spec(), CPU) == {"torch_adam": True}
+    assert adam(spec(), GPU) == {"torch_adam": True, "fused": True}
+    # Left to DeepSpeed, which then takes its own for processors: ZeRO-Offload steps there.
+    assert adam(spec(offload={"optimizer": "cpu"}), GPU) == {}
+
+
+def adam(job: FinetuneSpec, hardware: Hardware) -> dict[str, Any]:
+    params = build_config(job, None, hardware)["optimizer"]["params"]
+    return {key: value for key, value in params.items() if key not in ("lr", "weight_decay")}
+
+
+def test_communication_overlaps_on_gpus_alone() -> None:
+    assert build_config(spec(), None, GPU)["zero_optimization"]["overlap_comm"] is True
+    assert build_config(spec(), None, CPU)["zero_optimization"]["overlap_comm"] is False
+
+
+def test_offload_is_pinned_and_knows_its_disk() -> None:
+    offload = {"optimizer": "nvme", "param": "cpu", "nvme_path": "/scratch"}
+    zero = build_config(spec(deepspeed=3, offload=offload), None, GPU)["zero_optimization"]
+    assert zero["offload_optimizer"] == {"device": "nvme", "pin_memory": True, "nvme_path": "/scratch"}
+    assert zero["offload_param"] == {"device": "cpu", "pin_memory": True}
+
+
+def test_fp16_and_bf16_are_never_on_together() -> None:
+    config = build_config(spec(precision="fp16"), None, GPU)
+    assert (config["fp16"], config["bf16"]) == ({"enabled": True}, {"enabled": False})
+    # A plain JSON that asks for fp16 decides what the spec leaves open.
+    config = build_config(spec(), {"fp16": {"enabled": True}, "bf16": {"enabled": "auto"}}, GPU)
+    assert (config["fp16"], config["bf16"]) == ({"enabled": True}, {"enabled": False})
 
 
 @pytest.mark.parametrize(
@@ -94,12 +121,15 @@ def test_a_scheduler_written_out_is_deepspeeds() -> None:
         ({"optimizer": {"type": "AdamW", "params": {"lr": 1}}}, {}, "schedule.learning_rate says 0.0002"),
         ({"bf16": {"enabled": True}}, {"precision": "fp32"}, r"precision \(fp32\)"),
         ({"fp16": {"enabled": True}}, {}, "fp16 needs a GPU"),
+        ({"fp16": {"enabled": True}}, {"precision": "bf16"}, r"enabled is True in the DeepSpeed JSON, and precision"),
+        ({"zero_optimization": {"stage": 3}}, {"method": "qlora"}, "zero.Init takes no quantized weights"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, {}, "under ZeRO 3 alone"),
         ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, {}, "nothing to offload from"),
     ],
 )
 def test_contradictions_are_refused(plain: dict[str, Any], fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        build_config(spec(**fields), plain, CPU)
+        build_config(spec(deepspeed="plain.json", **fields), plain, CPU)
 
 
 def test_every_contradiction_is_found() -> None:
