@@ -68,3 +68,15 @@ def test_what_counts_as_weights(tmp_path: Path, files: tuple[str, ...]) -> None:
     (tmp_path / "rows.jsonl").write_text("{}\n")
     spec = canonical(kind="compare", name="c", model="model", eval="rows.jsonl", collection="x")
     assert missing_inputs(absolute(spec, tmp_path), where="c.yaml") == []
+
+
+def test_a_classifier_may_learn_from_a_folder_of_texts_per_label(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_text("{}")
+    (tmp_path / "set" / "good").mkdir(parents=True)
+    spec = canonical(kind="finetune", name="f", task="classification", model="model", data={"train": "set"})
+    faults = missing_inputs(absolute(spec, tmp_path), where="f.yaml")
+    assert [fault.what.split(":")[0] for fault in faults] == ["no folder in it holds .txt files"]
+    (tmp_path / "set" / "good" / "1.txt").write_text("a good film")
+    assert missing_inputs(absolute(spec, tmp_path), where="f.yaml") == []
