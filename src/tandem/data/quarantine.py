@@ -56,10 +56,19 @@ def write_quarantine(path: Path, faults: Sequence[Fault]) -> None:
 
 
 def check_quarantined(faults: Sequence[Fault], total: int, limit: float, *, what: str, where: str, path: Path) -> None:
+    """As `check_share`, for faults that are all at hand."""
+    first = faults[0] if faults else None
+    check_share(len(faults), first, total, limit, what=what, where=where, path=path)
+
+
+def check_share(
+    count: int, first: Fault | None, total: int, limit: float, *, what: str, where: str, path: Path
+) -> None:
     """Refuse to go on when too large a share couldn't be used.
 
     Args:
-        faults: What couldn't be used.
+        count: How many couldn't be used.
+        first: The first of them.
         total: How many there were, the faulty ones among them.
         limit: The largest share, 0 to 1, that may be faulty.
         what: What they are, in the plural ("rows", "documents").
@@ -69,11 +78,10 @@ def check_quarantined(faults: Sequence[Fault], total: int, limit: float, *, what
     Raises:
         DataError: The share is larger than `limit`, or nothing is left.
     """
-    if not faults or (len(faults) < total and len(faults) <= limit * total):
+    if first is None or (count < total and count <= limit * total):
         return
-    first = faults[0]
     raise DataError(
-        f"{len(faults)} of {total} {what} can't be used, the first at {first.where}: {first.reason}",
+        f"{count} of {total} {what} can't be used, the first at {first.where}: {first.reason}",
         where=where,
         remedy=f"mend them (all are listed in {path}) or raise max_quarantined (now {limit:g})",
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tandem.data.quarantine import Fault, check_quarantined, write_quarantine
+from tandem.data.sources import DataFile
 from tandem.data.tables import Row, scan_rows
 from tandem.errors import DataError
 
@@ -81,21 +82,26 @@ def read_qa(path: Path, *, quarantine: Path, max_quarantined: float) -> list[QaR
     return _read(path, parse_qa, quarantine, max_quarantined)
 
 
-def read_training(path: Path, *, quarantine: Path, max_quarantined: float) -> list[TrainRow]:
-    """Training rows: `messages`, or `prompt`/`completion`, or `question`/`answers`, or `text`.
+def scan_training(file: DataFile) -> Iterator[tuple[int, bool, TrainRow | Fault]]:
+    """Training rows: `messages`, or `prompt`/`completion`, or `question`/`answers`, or `text`; one at a time.
 
     Args:
-        path: JSONL, CSV or Parquet.
-        quarantine: Bad rows are appended here, with line and reason.
-        max_quarantined: The share of bad rows, 0 to 1, above which the file is refused.
+        file: JSONL, CSV or Parquet.
 
-    Returns:
-        The good rows, in the file's order.
+    Yields:
+        The line, whether the row gives its id itself, and the row or why it can't be used.
 
     Raises:
-        DataError: Missing, empty, or too many bad rows.
+        DataError: The file can't be read at all.
     """
-    return _read(path, parse_training, quarantine, max_quarantined)
+    for line, row in scan_rows(file):
+        if isinstance(row, Fault):
+            yield line, False, row
+            continue
+        try:
+            yield line, row.get("id") is not None, parse_training(row)
+        except DataError as error:
+            yield line, False, Fault(file.name, line, error.what, row)
 
 
 def parse_qa(row: Row) -> QaRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -31,8 +31,24 @@ def _group(row: QaRow | TrainRow) -> str:
     return row.id
 
 
-def _rank(row: QaRow | TrainRow, salt: str) -> str:
+def rank(row: QaRow | TrainRow, salt: str = "split") -> str:
+    """The SHA-256 (hex) by which a row is split: of what it asks, so that rows that ask the same have the same."""
     return hashlib.sha256(f"{salt}\0{_group(row)}".encode()).hexdigest()
+
+
+def held_out(ranks: Iterable[str], eval_fraction: float) -> set[str]:
+    """Which ranks are to be evaluated on.
+
+    Args:
+        ranks: Of the rows, in any order.
+        eval_fraction: Share of the different ranks, 0 to 1. Where it is above 0 and there are two different ranks or
+            more, both sides get at least one.
+    """
+    groups = sorted(set(ranks))
+    count = round(len(groups) * eval_fraction)
+    if eval_fraction > 0 and len(groups) > 1:
+        count = min(max(count, 1), len(groups) - 1) if eval_fraction < 1 else len(groups)
+    return set(groups[:count])
 
 
 def split(rows: Sequence[R], eval_fraction: float, *, salt: str = "split") -> tuple[list[R], list[R]]:
@@ -40,20 +56,15 @@ def split(rows: Sequence[R], eval_fraction: float, *, salt: str = "split") -> tu
 
     Args:
         rows: In any order; the result keeps it.
-        eval_fraction: Share of the rows to evaluate on, 0 to 1. Where it is above 0 and there are two different
-            questions or more, both sides get at least one row.
+        eval_fraction: See `held_out`.
         salt: Another salt gives another split.
 
     Returns:
         (train, eval); rows with the same question are on the same side.
     """
-    groups = sorted({_rank(row, salt) for row in rows})
-    count = round(len(groups) * eval_fraction)
-    if eval_fraction > 0 and len(groups) > 1:
-        count = min(max(count, 1), len(groups) - 1) if eval_fraction < 1 else len(groups)
-    chosen = set(groups[:count])
-    train = [row for row in rows if _rank(row, salt) not in chosen]
-    return train, [row for row in rows if _rank(row, salt) in chosen]
+    chosen = held_out((rank(row, salt) for row in rows), eval_fraction)
+    train = [row for row in rows if rank(row, salt) not in chosen]
+    return train, [row for row in rows if rank(row, salt) in chosen]
 
 
 def take(rows: Sequence[R], limit: int | None, *, salt: str = "take") -> list[R]:
@@ -66,12 +77,22 @@ def take(rows: Sequence[R], limit: int | None, *, salt: str = "take") -> list[R]
     """
     if limit is None or limit >= len(rows):
         return list(rows)
-    ranks = sorted((_rank(row, salt), row.id) for row in rows)[:limit]
+    ranks = sorted((rank(row, salt), row.id) for row in rows)[:limit]
     chosen = {id for _, id in ranks}
     return [row for row in rows if row.id in chosen]
 
 
-def split_sha256(rows: Sequence[QaRow] | Sequence[TrainRow]) -> str:
-    """SHA-256 (hex) of the rows' whole content, whatever their order."""
-    lines = sorted(json.dumps(asdict(row), sort_keys=True, ensure_ascii=False, default=str) for row in rows)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def row_sha256(row: QaRow | TrainRow) -> str:
+    """SHA-256 (hex) of a row's whole content."""
+    text = json.dumps(asdict(row), sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split_sha256(rows: Iterable[QaRow] | Iterable[TrainRow]) -> str:
+    """SHA-256 (hex) of rows, whatever their order."""
+    return digests_sha256(row_sha256(row) for row in rows)
+
+
+def digests_sha256(digests: Iterable[str]) -> str:
+    """The `split_sha256` of rows of which only the `row_sha256` is at hand."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()

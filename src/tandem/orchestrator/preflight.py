@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import SpecError
+from tandem.data.sources import list_data_files
+from tandem.errors import DataError, SpecError
 
 SCHEMES = ("file", "hf", "pypi", "artifact")
 # Where the specs name inputs, and what each must be; `*` stands for every item of a list.
 INPUTS: Mapping[str, Mapping[str, str]] = {
     "index": {"sources.*.uri": "documents", "embedder.model": "model"},
-    "finetune": {"model": "model", "data.train": "rows", "data.eval": "rows", "deepspeed": "file"},
+    "finetune": {"model": "model", "data.train": "row files", "data.eval": "row files", "deepspeed": "file"},
     "compare": {"model": "model", "adapter": "adapter", "raft_adapter": "adapter", "eval": "rows"},
     "rag": {"model": "model", "adapters.*.uri": "adapter"},
     "cluster": {},
@@ -40,7 +41,7 @@ def absolute(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def absolute_uri(uri: str, folder: Path) -> str:
     """A URI as it is, unless it is a local path: then that path, absolute."""
     scheme, _, rest = uri.partition(":")
-    if scheme != "file" and scheme in SCHEMES and rest:
+    if scheme != "file" and (scheme in SCHEMES or rest.startswith("//")) and rest:
         return uri
     return str((folder / Path(rest if scheme == "file" else uri).expanduser()).absolute())
 
@@ -57,10 +58,10 @@ def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
     """
     faults = []
     for pattern, usual in INPUTS[spec["kind"]].items():
-        role = "labelled rows" if usual == "rows" and spec.get("task") == "classification" else usual
+        role = "labelled rows" if usual == "row files" and spec.get("task") == "classification" else usual
         for place, value in _find(spec, pattern.split("."), ""):
             scheme, _, rest = value.partition(":")
-            if scheme in SCHEMES and rest:
+            if (scheme in SCHEMES or rest.startswith("//")) and rest:
                 continue
             fault = _fault(role, Path(value))
             if fault:
@@ -70,13 +71,15 @@ def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
 
 
 def _fault(role: str, path: Path) -> tuple[str, str] | None:  # noqa: PLR0911 - a table of cases
+    if role == "row files" and (path.is_dir() or {"*", "?"} & set(str(path))):
+        return _no_row_files(path)
     if not path.exists():
         return "no such file or folder", "check the path; it is relative to the current folder"
-    if role in ("rows", "file") and not path.is_file():
+    if role in ("rows", "row files", "file") and not path.is_file():
         return "not a file", "name a file"
     if role == "labelled rows" and path.is_dir() and not any(path.glob("*/**/*.txt")):
         return "no folder in it holds .txt files", "it needs one folder of texts for each label"
-    if role in ("rows", "labelled rows") and path.is_file() and not path.stat().st_size:
+    if role in ("rows", "row files", "labelled rows") and path.is_file() and not path.stat().st_size:
         return "an empty file", "it needs one row at least"
     if role == "documents" and path.is_dir() and not any(item.is_file() for item in path.rglob("*")):
         return "an empty folder", "put documents into it, or name another"
@@ -84,6 +87,14 @@ def _fault(role: str, path: Path) -> tuple[str, str] | None:  # noqa: PLR0911 - 
         return "a model path without weights", "it needs config.json and *.safetensors, or a .gguf file"
     if role == "adapter" and not (path / "adapter_model.safetensors").is_file():
         return "an adapter path without weights", "it needs adapter_config.json and adapter_model.safetensors"
+    return None
+
+
+def _no_row_files(path: Path) -> tuple[str, str] | None:
+    try:
+        list_data_files(str(path))
+    except DataError as error:
+        return error.what, error.remedy or "check the path"
     return None
 
 

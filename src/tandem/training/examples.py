@@ -14,6 +14,7 @@ from tandem.data.rows import TrainRow
 from tandem.errors import DataError, ModelError
 from tandem.models.prompts import PassageLike, build_messages
 from tandem.specs.base import PromptSpec
+from tandem.training.dataset import Examples
 from tandem.training.masks import Tokens, tokenize_chat, tokenize_completion, tokenize_text
 
 SHOWN_SAMPLES = 3
@@ -112,11 +113,12 @@ def _sequences(
     return [(ids, mask)]
 
 
-def preflight(examples: Sequence[Example], tokenizer: Any, *, where: str) -> str:
+def preflight(examples: Examples, ids: Sequence[str], tokenizer: Any, *, where: str) -> str:
     """A few examples as text, with what carries loss between ``⟦`` and ``⟧``.
 
     Args:
         examples: What will be trained on.
+        ids: Of the row of each of them.
         tokenizer: The tokenizer that made them.
         where: The rows' file, for the error.
 
@@ -126,32 +128,33 @@ def preflight(examples: Sequence[Example], tokenizer: Any, *, where: str) -> str
     Raises:
         DataError: In no example any token carries loss.
     """
-    total = sum(len(example.input_ids) for example in examples)
-    learnt = sum(sum(example.loss_mask) for example in examples)
+    count, total, learnt = len(examples), len(examples.input_ids), int(examples.loss_mask.sum())
     if not learnt:
         raise DataError(
-            f"no token of {len(examples)} examples carries loss",
+            f"no token of {count} examples carries loss",
             where=where,
             remedy="give rows with an assistant's turn, a completion, answers or text",
         )
-    lines = [f"{len(examples)} examples, {total} tokens, {learnt} of them carry loss (shown between ⟦ and ⟧):"]
-    step = max(1, len(examples) // SHOWN_SAMPLES)
-    for example in examples[::step][:SHOWN_SAMPLES]:
-        lines.append(f"  {example.id}: {_marked(example, tokenizer)}")
+    lines = [f"{count} examples, {total} tokens, {learnt} of them carry loss (shown between ⟦ and ⟧):"]
+    step = max(1, count // SHOWN_SAMPLES)
+    for index in range(0, count, step)[:SHOWN_SAMPLES]:
+        place = slice(int(examples.offsets[index]), int(examples.offsets[index + 1]))
+        tokens, mask = examples.input_ids[place].tolist(), examples.loss_mask[place].tolist()
+        lines.append(f"  {ids[index]}: {_marked(tokens, mask, tokenizer)}")
     return "\n".join(lines)
 
 
-def _marked(example: Example, tokenizer: Any) -> str:
-    first = example.loss_mask.index(True) if any(example.loss_mask) else len(example.loss_mask)
+def _marked(input_ids: list[int], loss_mask: list[bool], tokenizer: Any) -> str:
+    first = loss_mask.index(True) if any(loss_mask) else len(loss_mask)
     start = max(0, first - SHOWN_PROMPT_TOKENS)
     shown = "… " if start else ""
     at = start
-    while at < len(example.input_ids):
-        carries = example.loss_mask[at]
+    while at < len(input_ids):
+        carries = loss_mask[at]
         end = at
-        while end < len(example.input_ids) and example.loss_mask[end] == carries:
+        while end < len(input_ids) and loss_mask[end] == carries:
             end += 1
-        text = tokenizer.decode(list(example.input_ids[at:end])).replace("\n", "⏎")
+        text = tokenizer.decode(input_ids[at:end]).replace("\n", "⏎")
         shown += f"⟦{text}⟧" if carries else text
         at = end
     return shown

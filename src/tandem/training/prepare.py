@@ -1,28 +1,33 @@
-"""From the spec's files to tokens on the shared storage: read, retrieve, tokenize, check, write."""
+"""From the spec's files to tokens on the shared storage: read, retrieve, tokenize, check, write; batch by batch."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tandem.artifacts.job import JobContext
-from tandem.data.quarantine import Fault, check_quarantined, write_quarantine
-from tandem.data.rows import TrainRow, read_training
-from tandem.data.splits import question_key, split, split_sha256
+from tandem.config.cluster import Cluster
+from tandem.data.quarantine import check_share
+from tandem.data.sources import list_data_files
+from tandem.data.splits import digests_sha256, held_out
 from tandem.errors import DataError
+from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.augment import Augmented, augment
-from tandem.training.dataset import IDS, Examples
-from tandem.training.examples import Example, build_examples, preflight
+from tandem.training.dataset import read_ids
+from tandem.training.encoding import Encode, Retrieve
+from tandem.training.examples import preflight
+from tandem.training.staging import Staged
+from tandem.training.streaming import CLUSTER_BYTES, stream
 
 if TYPE_CHECKING:
-    from tandem.retrieval.retriever import Passage
+    from tandem.retrieval.retriever import Retriever
 
-SEARCH_BATCH = 64  # questions embedded and searched at once
-SEARCH_DEPTH = 4  # retrieved for each passage of a prompt: the gold one may rank low, and withholding it needs others
+TRAIN, EVAL = "train-examples", "eval-examples"  # folders of the job
 
 
 @dataclass(frozen=True)
@@ -58,114 +63,104 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         NotFoundError: The collection isn't there.
     """
     context.quarantine_path.unlink(missing_ok=True)
-    train_rows, eval_rows = _rows(spec, context)
-    rows = [*train_rows, *eval_rows]
-    contexts: Sequence[Sequence[Passage]] = [()] * len(rows)
-    retrieval = None
-    if spec.retrieval is not None:
-        augmented, snapshot = _with_passages(spec, context, rows)
-        contexts = augmented.contexts
-        retrieval = {
-            **spec.retrieval.model_dump(mode="json"),
-            "snapshot": snapshot,
-            "with_gold": augmented.with_gold,
-            "gold_withheld": augmented.without_gold,
-            "gold_not_found": augmented.not_found,
-        }
-    context.progress("tokenize", 0, len(rows))
     where = spec.data.train
-    options: dict[str, Any] = {"prompt": spec.prompt, "max_length": spec.schedule.max_length, "where": where}
-    count = len(train_rows)
-    train, faults = build_examples(train_rows, contexts[:count], tokenizer, **options)
-    held_out, more = build_examples(eval_rows, contexts[count:], tokenizer, **options)
-    faults += more
-    _check(spec, context, rows=len(rows), faults=faults)
-    if not train:
+    rows = _stage(spec, context, tokenizer, where, context.dir / "train-staging")
+    other = None
+    if spec.data.eval is not None:
+        other = _stage(spec, context, tokenizer, spec.data.eval, context.dir / "eval-staging")
+    both = [rows] if other is None else [rows, other]
+    retrieval = None if spec.retrieval is None else _describe_retrieval(spec, context, both)
+    _check_usable(spec, context, both)
+    evaluated = np.zeros(len(rows.ids), dtype=np.bool_)
+    if other is None:
+        chosen = held_out(rows.ranks, spec.data.eval_fraction)
+        evaluated = np.fromiter((rank in chosen for rank in rows.ranks), dtype=np.bool_, count=len(rows.ids))
+    if not rows.trainable(~evaluated):
         raise DataError("every row that can be used was held out", where=where, remedy="lower data.eval_fraction")
-    print(preflight(train, tokenizer, where=where), flush=True)
-    context.progress("tokenize", len(rows), len(rows))
+    train = rows.write(~evaluated, context.dir / TRAIN)
+    held, mask = (rows, evaluated) if other is None else (other, np.ones(len(other.ids), dtype=np.bool_))
+    evaluation = held.write(mask, context.dir / EVAL) if held.trainable(mask) else None
+    if spec.data.eval is not None and evaluation is None:
+        raise DataError(
+            "none of its rows can be used", where=spec.data.eval, remedy="mend them, or leave data.eval out"
+        )
+    for staged in both:
+        staged.clear()
+    print(preflight(train, read_ids(context.dir / TRAIN), tokenizer, where=where), flush=True)
+    trained = np.flatnonzero(~evaluated)
+    questions = {question for place in trained if (question := rows.questions[place]) is not None}
+    data = {
+        "train_rows": len(trained),
+        "eval_rows": int(mask.sum()),
+        "quarantined": sum(staged.unread.count + staged.unusable.count for staged in both),
+        "train_tokens": len(train.input_ids),
+        "train_loss_tokens": int(train.loss_mask.sum()),
+        "eval_tokens": len(evaluation.input_ids) if evaluation is not None else 0,
+        "train_sha256": digests_sha256(rows.digests[place] for place in trained),
+        "train_ids": [rows.ids[place] for place in trained],
+        "train_questions": sorted(questions),
+    }
     return Prepared(
-        train=_write(train, context.dir / "train-examples"),
-        eval=_write(held_out, context.dir / "eval-examples") if held_out else None,
+        train=context.dir / TRAIN,
+        eval=context.dir / EVAL if evaluation is not None else None,
         examples=len(train),
-        data=_describe(train_rows, eval_rows, train, held_out, len(faults)),
+        data=data,
         retrieval=retrieval,
     )
 
 
-def _rows(spec: FinetuneSpec, context: JobContext) -> tuple[list[TrainRow], list[TrainRow]]:
-    options: dict[str, Any] = {"quarantine": context.quarantine_path, "max_quarantined": spec.data.max_quarantined}
-    rows = read_training(Path(spec.data.train).expanduser().absolute(), **options)
-    if spec.data.eval is not None:
-        return rows, read_training(Path(spec.data.eval).expanduser().absolute(), **options)
-    return split(rows, spec.data.eval_fraction)
+def _stage(spec: FinetuneSpec, context: JobContext, tokenizer: Any, uri: str, folder: Path) -> Staged:
+    make_retrieve = None
+    if spec.retrieval is not None:
+        opened = partial(_open_retriever, context.cluster, spec.retrieval.collection)
+        make_retrieve = partial(Retrieve, opened, spec.retrieval, spec.schedule.seed)
+    encode = Encode(tokenizer, spec.prompt, spec.schedule.max_length)
+    batches = stream(list_data_files(uri), encode, make_retrieve, cluster_bytes=CLUSTER_BYTES)
+    staged = Staged(folder, context.quarantine_path)
+    context.progress("tokenize", 0)
+    for done in staged.fill(batches):
+        context.progress("tokenize", done)
+    staged.check(spec.data.max_quarantined, where=uri)
+    return staged
 
 
-def _with_passages(
-    spec: FinetuneSpec, context: JobContext, rows: Sequence[TrainRow]
-) -> tuple[Augmented[Passage], str | None]:
+def _open_retriever(cluster: Cluster, collection: str) -> Retriever:
     from tandem.retrieval.retriever import open_retriever
 
+    return open_retriever(cluster, collection)
+
+
+def _describe_retrieval(spec: FinetuneSpec, context: JobContext, sets: list[Staged]) -> dict[str, Any]:
     assert spec.retrieval is not None
-    asking = [row.question for row in rows if row.question is not None]
-    if not asking:
+    gold = Counter(gold for staged in sets for gold in staged.golds if gold is not None)
+    if not gold:
         raise DataError(
             "`retrieval` is set, and no row has a question to retrieve for",
             where=spec.data.train,
             remedy="give rows with `question` and `answers`, or leave `retrieval` out",
         )
-    retriever = open_retriever(context.cluster, spec.retrieval.collection)
-    found: list[list[Passage]] = []
-    for at in range(0, len(asking), SEARCH_BATCH):
-        context.progress("retrieve", at, len(asking))
-        found += retriever.search(asking[at : at + SEARCH_BATCH], top_k=SEARCH_DEPTH * spec.retrieval.passages)
-    by_row = iter(found)
-    augmented = augment(
-        rows,
-        [next(by_row) if row.question is not None else [] for row in rows],
-        passages=spec.retrieval.passages,
-        without_gold=spec.retrieval.without_gold,
-        seed=spec.schedule.seed,
-    )
-    context.progress(
-        "retrieve",
-        len(asking),
-        len(asking),
-        with_gold=augmented.with_gold,
-        gold_withheld=augmented.without_gold,
-        gold_not_found=augmented.not_found,
-    )
-    return augmented, retriever.snapshot.id if retriever.snapshot is not None else None
-
-
-def _check(spec: FinetuneSpec, context: JobContext, *, rows: int, faults: list[Fault]) -> None:
-    write_quarantine(context.quarantine_path, faults)
-    check_quarantined(
-        faults, rows, spec.data.max_quarantined, what="rows", where=spec.data.train, path=context.quarantine_path
-    )
-
-
-def _write(examples: Sequence[Example], path: Path) -> Path:
-    Examples.pack([(example.input_ids, example.loss_mask) for example in examples]).save(path)
-    (path / IDS).write_text("".join(json.dumps(example.id) + "\n" for example in examples), encoding="utf-8")
-    return path
-
-
-def _describe(
-    train_rows: Sequence[TrainRow],
-    eval_rows: Sequence[TrainRow],
-    train: Sequence[Example],
-    held_out: Sequence[Example],
-    quarantined: int,
-) -> dict[str, Any]:
-    return {
-        "train_rows": len(train_rows),
-        "eval_rows": len(eval_rows),
-        "quarantined": quarantined,
-        "train_tokens": sum(len(example.input_ids) for example in train),
-        "train_loss_tokens": sum(sum(example.loss_mask) for example in train),
-        "eval_tokens": sum(len(example.input_ids) for example in held_out),
-        "train_sha256": split_sha256(train_rows),
-        "train_ids": [row.id for row in train_rows],
-        "train_questions": sorted({question_key(row.question) for row in train_rows if row.question is not None}),
+    counts = {
+        "with_gold": gold["with"],
+        "gold_withheld": gold["without"],
+        "gold_not_found": gold["not_found"],
     }
+    context.progress("retrieve", gold.total(), gold.total(), **counts)
+    snapshot = find_snapshot(context.storage, spec.retrieval.collection)
+    return {
+        **spec.retrieval.model_dump(mode="json"),
+        "snapshot": snapshot.id if snapshot is not None else None,
+        **counts,
+    }
+
+
+def _check_usable(spec: FinetuneSpec, context: JobContext, sets: list[Staged]) -> None:
+    first = next((staged.unusable.first for staged in sets if staged.unusable.first is not None), None)
+    check_share(
+        sum(staged.unusable.count for staged in sets),
+        first,
+        sum(len(staged.ids) for staged in sets),
+        spec.data.max_quarantined,
+        what="rows",
+        where=spec.data.train,
+        path=context.quarantine_path,
+    )

@@ -8,7 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tandem.data.rows import parse_training, read_qa, read_training
+from tandem.data.rows import parse_training, read_qa, scan_training
+from tandem.data.sources import DataFile
 from tandem.data.tables import read_rows
 from tandem.errors import DataError
 
@@ -131,7 +132,7 @@ def test_training_rows_of_every_form(tmp_path: Path) -> None:
         {"question": "q", "answers": ["a", "b"], "source": "s"},
         {"text": "plain"},
     )
-    rows = read_training(path, quarantine=tmp_path / "q", max_quarantined=0)
+    rows: list[Any] = [row for _, _, row in scan_training(DataFile.local(path))]
     assert rows[0].messages == chat
     assert rows[1].messages == [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]
     assert (rows[2].question, rows[2].answers, rows[2].source) == ("q", ("a", "b"), "s")

@@ -80,3 +80,16 @@ def test_a_classifier_may_learn_from_a_folder_of_texts_per_label(tmp_path: Path)
     assert [fault.what.split(":")[0] for fault in faults] == ["no folder in it holds .txt files"]
     (tmp_path / "set" / "good" / "1.txt").write_text("a good film")
     assert missing_inputs(absolute(spec, tmp_path), where="f.yaml") == []
+
+
+def test_rows_may_be_a_glob_a_folder_or_lie_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "a.jsonl").write_text("{}\n")
+    data = {"train": "shards/*.jsonl", "eval": "s3://bucket/eval.parquet"}
+    spec = absolute(canonical(kind="finetune", name="f", model="hf:a/b", data=data), tmp_path)
+    assert spec["data"]["eval"] == "s3://bucket/eval.parquet"
+    assert missing_inputs(spec, where="f.yaml") == []
+    spec = absolute(canonical(kind="finetune", name="f", model="hf:a/b", data={"train": "none/*.csv"}), tmp_path)
+    assert [fault.what for fault in missing_inputs(spec, where="f.yaml")] == [
+        f"no file of rows here: {tmp_path}/none/*.csv"
+    ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from tandem.data.rows import TrainRow, parse_training
 from tandem.errors import DataError, ModelError
 from tandem.specs.base import PromptSpec
+from tandem.training.dataset import Examples
 from tandem.training.examples import Example, build_examples, preflight
 
 PROMPT = PromptSpec()
@@ -22,6 +24,10 @@ class Piece:
 
 def learnt(tokenizer: Any, ids: list[int] | tuple[int, ...], mask: list[bool] | tuple[bool, ...]) -> str:
     return str(tokenizer.decode([token for token, carries in zip(ids, mask, strict=True) if carries]))
+
+
+def packed(examples: Sequence[Example]) -> Examples:
+    return Examples.pack([(example.input_ids, example.loss_mask) for example in examples])
 
 
 def qa(id: str = "1", question: str = "What is the default?", answer: str = "None") -> TrainRow:
@@ -93,7 +99,7 @@ def test_what_a_template_refuses_is_set_aside_with_its_words(tokenizer: Any) -> 
 
 def test_the_preflight_marks_what_carries_loss(tokenizer: Any) -> None:
     examples, _ = build_examples([qa(answer="42")], [()], tokenizer, prompt=PROMPT, max_length=512, where="t")
-    shown = preflight(examples, tokenizer, where="t")
+    shown = preflight(packed(examples), ["1"], tokenizer, where="t")
     assert "⟦42<|im_end|>⟧" in shown
     assert shown.count("⟦") == 2  # in the heading, and once in the sample
     assert "What is the default?" in shown
@@ -101,4 +107,4 @@ def test_the_preflight_marks_what_carries_loss(tokenizer: Any) -> None:
 
 def test_a_set_in_which_nothing_carries_loss_is_refused(tokenizer: Any) -> None:
     with pytest.raises(DataError, match="no token of 1 examples carries loss"):
-        preflight([Example("1", (5, 6, 7), (False, False, False))], tokenizer, where="t.jsonl")
+        preflight(packed([Example("1", (5, 6, 7), (False,) * 3)]), ["1"], tokenizer, where="t.jsonl")

@@ -127,3 +127,26 @@ def test_without_a_share_to_evaluate_on_there_is_none(context: JobContext, token
     prepared = prepare(finetune_spec(context.dir / "t.jsonl", ROWS, data={"eval_fraction": 0.0}), context, tokenizer)
     assert prepared.eval is None
     assert prepared.examples == 10
+
+
+def test_shards_are_one_set(context: JobContext, tokenizer: Any) -> None:
+    whole = prepare(finetune_spec(context.dir / "t.jsonl", ROWS), context, tokenizer).data
+    (context.dir / "shards").mkdir()
+    for number, rows in enumerate((ROWS[:4], ROWS[4:], ROWS[:1])):
+        finetune_spec(context.dir / "shards" / f"{number}.jsonl", rows)
+    data = {"train": str(context.dir / "shards"), "max_quarantined": 0.1}
+    parts = prepare(finetune_spec(context.dir / "t.jsonl", ROWS, data=data), context, tokenizer).data
+    assert parts["quarantined"] == 1  # the row that stands in two shards
+    assert {**parts, "quarantined": 0} == whole
+
+
+def test_evaluation_rows_none_of_which_can_be_used_are_refused(context: JobContext, tokenizer: Any) -> None:
+    other = context.dir / "eval.jsonl"
+    other.write_text("")
+    with pytest.raises(DataError, match="no rows in it"):
+        prepare(finetune_spec(context.dir / "t.jsonl", ROWS, data={"eval": str(other)}), context, tokenizer)
+
+
+def test_a_share_that_leaves_nothing_to_learn_from_is_refused(context: JobContext, tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="every row that can be used was held out"):
+        prepare(finetune_spec(context.dir / "t.jsonl", ROWS, data={"eval_fraction": 1.0}), context, tokenizer)
