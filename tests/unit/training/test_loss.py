@@ -59,8 +59,8 @@ def test_parts_of_a_batch_add_up_to_the_whole_whatever_the_padding(model: Any) -
 
 
 def test_examples_survive_their_file(tmp_path: Path) -> None:
-    Examples.pack(SEQUENCES).save(tmp_path / "e.npz")
-    read = Examples.load(tmp_path / "e.npz")
+    Examples.pack(SEQUENCES).save(tmp_path / "examples")
+    read = Examples.load(tmp_path / "examples")
     assert len(read) == 3
     assert read.lengths == [5, 3, 7]
     assert read.loss_tokens([0, 2]) == 5
