@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import engine, memory, retrieval
+from benchmarks import checkpoints, engine, memory, retrieval
 from benchmarks.report import show, write
 
-BENCHMARKS = {"retrieval": retrieval.run, "engine": engine.run, "memory": memory.run}
+BENCHMARKS = {
+    "retrieval": retrieval.run,
+    "engine": engine.run,
+    "memory": memory.run,
+    "checkpoints": checkpoints.run,
+}
 
 
 def main() -> None:

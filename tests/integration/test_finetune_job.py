@@ -20,6 +20,7 @@ from tandem.config.cluster import Cluster
 from tandem.errors import DataError, DivergedError, InputError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
+from tandem.training.checkpoint_store import checkpoint_step, checkpoints, incomplete
 from tandem.training.dataset import Examples
 from tandem.training.loss import completion_loss
 from tandem.training.schedule import plan_batches
@@ -64,6 +65,7 @@ def finetune_spec(model: Path, rows: Path, **fields: Any) -> FinetuneSpec:
             "workers": 2,
             "schedule": schedule,
             "checkpoint": {"every_steps": EVERY},
+            "early_stopping": {"enabled": False},
             **fields,
         }
     )
@@ -138,7 +140,7 @@ def test_the_artifact_is_complete_and_says_what_it_is(
     assert manifest.meta["base_model"] == str(model_path)
     assert manifest.meta["data"]["train_rows"] == len(manifest.meta["data"]["train_ids"]) == 32
     assert manifest.meta["metrics"]["seconds"] > 0
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS + 1
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS + 2  # how it began, and how it ended
 
 
 def test_mlflow_has_the_whole_run(unbroken: tuple[JobContext, dict[str, Any]]) -> None:
@@ -165,8 +167,7 @@ def kill_a_worker_after_a_checkpoint(context: JobContext, killed: list[int]) -> 
     wait_for(lambda: bool(metrics.starts(metrics.read(context.dir / job.METRICS))))
     # Asked for before the checkpoint is there: the answer takes longer than a few steps of a tiny model.
     alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
-    # What the workers reported is Ray Train's when its controller has written it down.
-    wait_for((context.dir / "train" / "checkpoint_manager_snapshot.json").exists)
+    wait_for(lambda: any(incomplete(folder) is None for folder in checkpoints(context.dir / job.RUN)))
     os.kill(alive[-1].pid, signal.SIGKILL)
     killed.append(alive[-1].pid)
 
@@ -185,8 +186,12 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
     assert result["resumed_at"][0] % EVERY == 0
     assert result["resumed_at"][0] >= EVERY
     # Weights, optimizer, schedule, dropout and place in the data are those of the run that nobody disturbed.
-    assert losses(context) == pytest.approx(losses(unbroken[0]), rel=1e-4)
-    assert result["eval_loss"] == pytest.approx(unbroken[1]["eval_loss"], rel=1e-4)
+    assert losses(context) == losses(unbroken[0])
+    assert result["eval_loss"] == unbroken[1]["eval_loss"]
+    # The last two and the best, and Ray Train's own list of them doesn't keep a later attempt from starting.
+    kept = [checkpoint_step(folder) for folder in checkpoints(context.dir / job.RUN)]
+    evaluated = {r["step"]: r["eval_loss"] for r in metrics.read(context.dir / job.METRICS) if "eval_loss" in r}
+    assert kept == sorted({STEPS - EVERY, STEPS, min(evaluated, key=lambda step: (evaluated[step], step))})
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -197,8 +202,9 @@ def test_full_weights_under_zero_3_come_out_whole(
 
     context = job_context(ray_cluster, f"tiny-full-{'packed' if packing else 'padded'}")
     schedule = {"max_steps": 6, "learning_rate": 0.002, "packing": packing}
-    spec = finetune_spec(model_path, rows_path, method="full", deepspeed=str(ZERO3), schedule=schedule)
+    spec = finetune_spec(model_path, rows_path, method="full", deepspeed=str(ZERO3), schedule=schedule, workers=[1, 2])
     result = job.run(spec, context)
+    assert result["workers"] == 2  # as many as there was room for
     assert read_manifest(Path(result["artifact"])).type == "model"
     model = AutoModelForCausalLM.from_pretrained(result["artifact"])
     assert held_out_loss(model, context) == pytest.approx(result["eval_loss"], rel=1e-4)

@@ -41,14 +41,14 @@ def plan_memory(spec: FinetuneSpec, storage: Path, machines: Sequence[Machine] |
         cuda = (gpus if spec.gpus_per_worker is None else spec.gpus_per_worker > 0) or spec.method == "qlora"
         # This machine's processor stands for the workers'; GPUs are taken for such as compute in bf16.
         hardware = Hardware(cuda=cuda, bf16=cuda or computes_bf16(read_processor(), cuda=False))
-        built = build_config(spec, read_plain(spec), hardware)
+        built = build_config(spec.with_workers(spec.min_workers), read_plain(spec), hardware)
     except TandemError as error:
         return {"memory per worker": f"unknown: {error}"}
     zero = built["zero_optimization"]
     decided = combination(spec, built, hardware)
     settings = settings_of(
         decided | {"precision": decided["precision"] or "fp32"},
-        workers=spec.workers,
+        workers=spec.min_workers,
         micro_batch_size=spec.schedule.micro_batch_size,
         max_length=spec.schedule.max_length,
         gradient_checkpointing=spec.gradient_checkpointing,
@@ -61,7 +61,7 @@ def plan_memory(spec: FinetuneSpec, storage: Path, machines: Sequence[Machine] |
         "parameters": f"{shape.parameters:,}; {trained:,} trained ({spec.method}, {settings.precision})",
         "memory per worker": _parts(needed),
     }
-    room = find_room(machines, cuda=cuda, workers=spec.workers, gpus_per_worker=spec.gpus_per_worker)
+    room = find_room(machines, cuda=cuda, workers=spec.min_workers, gpus_per_worker=spec.gpus_per_worker)
     if isinstance(room, str):
         return facts | {"fits": room}
     if room.takes(needed):

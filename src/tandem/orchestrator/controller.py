@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tandem.orchestrator.records import Job
-from tandem.orchestrator.resources import cpus_needed
+from tandem.orchestrator.resources import cpus_held, cpus_needed
 from tandem.orchestrator.states import RETRYABLE, UNREACHABLE, Observation, Reason, State, ending
 
 RETRY_BACKOFF_S = 5.0
@@ -96,7 +96,7 @@ def decide(
     held = 0.0
     for job in jobs:
         if job.state.active:
-            held += cpus_needed(job.spec)
+            held += cpus_held(job.spec, capacity.cpus or 0.0)
             actions += _watch(job, seen.get(job.id, UNREACHABLE), policy, now)
     queue = [job for job in jobs if not job.state.active]
     actions += [_stopped(job) for job in queue if job.stop_requested]
@@ -115,7 +115,7 @@ def decide(
         if held and held + need > min(capacity.for_jobs, capacity.cpus):
             # First in, first out: a small job behind a large one waits, or the large one never starts.
             break
-        held += need
+        held += cpus_held(job.spec, capacity.cpus)
         actions.append(Start(job.id))
     return actions
 

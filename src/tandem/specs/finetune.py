@@ -96,10 +96,19 @@ class OffloadSpec(Spec):
 
 
 class CheckpointSpec(Spec):
-    """How often, and how many are kept."""
+    """How often, and how many are kept: the last ones, and the one with the lowest evaluation loss."""
 
-    every_steps: int = Field(25, ge=1)
-    keep: int = Field(2, ge=1)
+    every_steps: int = Field(25, ge=1, description="optimizer steps between checkpoints, and between evaluations")
+    keep: int = Field(2, ge=1, description="of the last ones; the best is kept besides")
+    upload: Literal["async", "sync"] = Field("async", description="sync: training waits until a checkpoint is stored")
+
+
+class EarlyStoppingSpec(Spec):
+    """Where there are held-out rows: stop when their loss no longer falls, and keep the best checkpoint's weights."""
+
+    enabled: bool = Field(True, description="false: train to the last step, and keep the last weights")
+    patience: int = Field(3, ge=1, description="evaluations in a row without a better loss before training stops")
+    min_delta: float = Field(0.0, ge=0, description="nats per answer token by which a loss must fall to be better")
 
 
 class FinetuneSpec(Spec):
@@ -128,10 +137,36 @@ class FinetuneSpec(Spec):
     )
     deepspeed: int | str = Field(2, description="a ZeRO stage (0-3), or the path of a DeepSpeed JSON, taken as it is")
     offload: OffloadSpec = OffloadSpec()
-    workers: int = Field(1, ge=1)
+    workers: int | tuple[int, int] = Field(
+        1, description="how many; or [min, max]: as many as the cluster has room for, resized when nodes come and go"
+    )
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     checkpoint: CheckpointSpec = CheckpointSpec()
+    early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that it runs on."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that it runs on."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def with_workers(self, workers: int) -> FinetuneSpec:
+        """The same job on this many workers: the same rows per step, in micro-batches of at most the same size.
+
+        Args:
+            workers: Between `min_workers` and `max_workers`.
+        """
+        if isinstance(self.workers, int):
+            return self
+        rows = self.schedule.batch_size // workers
+        largest = max(size for size in range(1, self.schedule.micro_batch_size + 1) if rows % size == 0)
+        schedule = self.schedule.model_copy(update={"micro_batch_size": largest})
+        return self.model_copy(update={"workers": workers, "schedule": schedule})
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneSpec:
@@ -145,6 +180,11 @@ class FinetuneSpec(Spec):
             raise ValueError("offload: deepspeed names a JSON, which says itself what it offloads")
         if found := refusals(self.combination()):
             raise ValueError("; ".join(f"{refusal.reason} (so: {refusal.remedy})" for refusal in found))
+        if not 1 <= self.min_workers <= self.max_workers:
+            raise ValueError(f"workers: [min, max] with 1 ≤ min ≤ max, not [{self.min_workers}, {self.max_workers}]")
+        if not isinstance(self.workers, int):
+            self._can_be_resized()
+            return self
         per_step = self.schedule.micro_batch_size * self.workers
         if self.schedule.batch_size % per_step:
             raise ValueError(
@@ -152,6 +192,19 @@ class FinetuneSpec(Spec):
                 f"micro_batch_size × workers = {per_step}"
             )
         return self
+
+    def _can_be_resized(self) -> None:
+        counts = range(self.min_workers, self.max_workers + 1)
+        uneven = [count for count in counts if self.schedule.batch_size % count]
+        if uneven:
+            raise ValueError(
+                f"schedule.batch_size {self.schedule.batch_size} can't be shared out evenly over {uneven[0]} "
+                f"workers, and workers may be any number from {self.min_workers} to {self.max_workers}"
+            )
+        if self.offload.optimizer == "nvme":
+            raise ValueError(
+                "offload.optimizer: nvme: DeepSpeed saves it for one number of workers (so: give workers as one number)"
+            )
 
     @property
     def trains_adapter(self) -> bool:

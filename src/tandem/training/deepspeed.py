@@ -161,7 +161,7 @@ def _contradictions(spec: FinetuneSpec, plain: Mapping[str, Any]) -> list[SpecEr
 
 
 def _accumulation(spec: FinetuneSpec) -> int:
-    return spec.schedule.batch_size // (spec.schedule.micro_batch_size * spec.workers)
+    return spec.schedule.batch_size // (spec.schedule.micro_batch_size * spec.max_workers)
 
 
 def _from_spec(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: Hardware) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from tandem.training.deepspeed import Hardware, build_config, read_plain
 from tandem.training.failures import FAILURE, memory_watch, read_failure
 from tandem.training.gauges import Gauges
 from tandem.training.guards import OFFENDING_BATCH
-from tandem.training.loop import train_worker
 from tandem.training.loop_config import LoopConfig
 from tandem.training.masks import padding_id
 from tandem.training.metrics import Record
@@ -34,12 +33,15 @@ from tandem.training.packing import obstacle
 from tandem.training.prepare import Prepared, prepare
 from tandem.training.schedule import total_steps
 from tandem.training.tracking import Tracker
+from tandem.training.worker import train_worker
 
 MAX_FAILURES = 2  # restarts of the workers inside one attempt of the job; what dies more often isn't bad luck
 START_TIMEOUT_S = 300  # Ray Train's own minute is short for slow disks
+ELASTIC_START_TIMEOUT_S = 60  # an elastic run waits it out before it goes on with fewer workers
 LAST_STEPS = 10  # whose mean is the training loss that we report
 METRICS = "metrics.jsonl"
 LOGITS = "eval-logits.npy"
+RUN = "train"  # Ray Train's folder, with the checkpoints
 
 
 def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
@@ -71,7 +73,8 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     gpus = _connect_ray(spec, context)
     plain = read_plain(spec)
     # The workers build it again, for what they compute on: here it is checked before anything is loaded.
-    build_config(spec, plain, Hardware(cuda=gpus > 0, bf16=True))
+    for workers in range(spec.min_workers, spec.max_workers + 1):
+        build_config(spec.with_workers(workers), plain, Hardware(cuda=gpus > 0, bf16=True))
     if spec.method == "qlora":
         check_quantization()
     context.progress("prepare", 0)
@@ -96,6 +99,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         logits=str(context.dir / LOGITS) if classes is not None else None,
         cuda=gpus > 0,
         metrics=str(context.dir / METRICS),
+        checkpoints=str(context.dir.absolute() / RUN),
         output=str(folder),
         started_at=started,
     )
@@ -112,7 +116,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     draw_curve(metrics.steps(records), folder / "curve.png")
     _write_manifest(spec, context, prepared, figures)
     tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder), figures=figures)
-    context.progress("done", config.steps, config.steps, train_loss=figures["train_loss"])
+    context.progress("done", figures["steps"], config.steps, train_loss=figures["train_loss"])
     counts = {key: prepared.data[key] for key in ("train_rows", "eval_rows", "quarantined")}
     return {"artifact": str(folder), **figures, **counts, "mlflow_run": tracker.run_id}
 
@@ -120,7 +124,8 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
 def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
     """Connect, and see that the cluster has what the job asks for. Returns the GPUs per worker."""
     # Read when Ray Train is imported, and passed on to its controller.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
+    patience_s = START_TIMEOUT_S if isinstance(spec.workers, int) else ELASTIC_START_TIMEOUT_S
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience_s))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if context.cluster.local:
         # An actor that watches for machines which a cloud takes back; here it would only cost a process.
@@ -132,9 +137,9 @@ def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
     total = ray.cluster_resources()
     gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(total.get("GPU", 0) > 0)
     for kind, each, field in (("CPU", spec.cpus_per_worker, "cpus_per_worker"), ("GPU", gpus, "gpus_per_worker")):
-        if each * spec.workers > total.get(kind, 0):
+        if each * spec.min_workers > total.get(kind, 0):
             raise InputError(
-                f"{spec.workers} workers with {each:g} {kind}s each, and the cluster has {total.get(kind, 0):g}",
+                f"{spec.min_workers} workers with {each:g} {kind}s each, and the cluster has {total.get(kind, 0):g}",
                 where=f"job {context.name}: workers, {field}",
                 remedy="lower one of them, or add machines to the cluster",
             )
@@ -166,15 +171,17 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
         scaling_config=ScalingConfig(num_workers=spec.workers, use_gpu=gpus > 0, resources_per_worker=resources),
         # The same path and name in every attempt of the job: Ray Train then goes on from the last checkpoint.
         run_config=RunConfig(
-            name="train",
+            name=RUN,
             storage_path=str(context.dir.absolute()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
+            checkpoint_config=CheckpointConfig(),  # all: which of them stay is ours to say
             logging_config=LoggingConfig(log_level="WARNING"),
             callbacks=[memory_watch(context.dir)],
         ),
     )
-    context.progress("workers", 0, spec.workers)
+    # Ray Train's own list of checkpoints would name some that are no longer there; the workers look for themselves.
+    (Path(config.checkpoints) / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    context.progress("workers", 0, spec.max_workers)
     records = Path(config.metrics)
     try:
         with metrics.Follower(records, tell):
@@ -220,20 +227,26 @@ def _figures(records: list[Record], *, seconds: float, spec: FinetuneSpec, gpus:
     done = metrics.steps(records)
     attempts = metrics.starts(records)
     last = [record["loss"] for record in done[-LAST_STEPS:]]
-    evaluated = [record["eval_loss"] for record in done if "eval_loss" in record]
+    ended = metrics.ending(records)
+    evaluated = {record["step"]: record["eval_loss"] for record in done if "eval_loss" in record}
+    workers = attempts[-1]["workers"]
     tokens = sum(record["tokens"] for record in done)
     return {
         "steps": len(done),
         "train_loss": math.fsum(last) / len(last),
-        "eval_loss": evaluated[-1] if evaluated else None,
+        "eval_loss": evaluated.get(ended["weights_step"]),
+        "weights_step": ended["weights_step"],
+        "stopped_early": ended["stopped"],
         "tokens": tokens,
         "tokens_per_s": tokens / math.fsum(record["step_s"] for record in done),
         "seconds": round(seconds, 1),
         "startup_s": round(attempts[-1]["startup_s"], 1),
+        "checkpoint_stall_s": round(ended["checkpoint_stall_s"], 3),
         "resumed_at": [record["started_at_step"] for record in attempts[1:]],
-        "workers": spec.workers,
-        "cpus": spec.workers * spec.cpus_per_worker,
-        "gpus": spec.workers * gpus,
+        "skipped_checkpoints": [skipped for record in attempts for skipped in record["skipped_checkpoints"]],
+        "workers": workers,
+        "cpus": workers * spec.cpus_per_worker,
+        "gpus": workers * gpus,
         "precision": attempts[-1]["precision"],
         "packing": attempts[-1]["packing"],
         "trainable_parameters": attempts[-1]["trainable_parameters"],

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: a DeepSpeed engine over the planned batches, from the last checkpoint on."""
+"""One step and one evaluation, and what each worker needs for them: its place, its task, a DeepSpeed engine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.machine import cores
-from tandem.training import metrics
-from tandem.training.checkpoints import latest_checkpoint, load_checkpoint, report_checkpoint, save_weights
 from tandem.training.engine import build_engine, configure
-from tandem.training.failures import recorded
 from tandem.training.guards import LossGuard
 from tandem.training.loop_config import LoopConfig
 from tandem.training.model import load_model
@@ -42,59 +39,6 @@ class Worker:
     def first(self) -> bool:
         """Whether it is the one that writes."""
         return self.rank == 0
-
-
-def train_worker(raw: dict[str, Any]) -> None:
-    """Ray Train's entry: what another attempt of the workers can't mend is written down for the driver.
-
-    Args:
-        raw: ``{"config": LoopConfig}``.
-    """
-    import ray.train
-
-    config: LoopConfig = raw["config"]
-    rank = ray.train.get_context().get_world_rank()
-    recorded(lambda: train(config), Path(config.metrics).parent, worker=rank, cuda=config.cuda)
-
-
-def train(config: LoopConfig) -> None:
-    """Set up, resume, train, save; every worker calls it.
-
-    Args:
-        config: The run.
-
-    Raises:
-        DivergedError: The loss is no longer a number, or grows and grows.
-    """
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if not config.cuda:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # else DeepSpeed takes a GPU that it sees, though it isn't ours
-    worker = set_up(config)
-    records = Path(config.metrics)
-    with latest_checkpoint() as folder:
-        step = 0 if folder is None else load_checkpoint(worker.engine, folder, method=config.spec.method)
-    if worker.first:
-        metrics.rewind(records, step)
-        metrics.append(records, _start_record(config, worker, step))
-    worker.guard.resume(metrics.steps(metrics.read(records)), step)
-    data = worker.task.load_data(config.train)
-    held_out = worker.task.load_data(config.eval) if config.eval is not None else None
-    every = config.spec.checkpoint.every_steps
-    batches = planned(config, data)
-    while step < config.steps:
-        record = train_step(worker, config, data, batches[step], step)
-        step += 1
-        due = step % every == 0 or step == config.steps
-        if due and held_out is not None:
-            record |= evaluate(worker, config, held_out).figures
-        if worker.first:
-            metrics.append(records, record)
-        if due:
-            report_checkpoint(worker.engine, record, step=step, method=config.spec.method)
-    if held_out is not None and config.logits is not None:
-        # Of the weights that are saved, whatever was evaluated on the way.
-        write_logits(evaluate(worker, config, held_out).logits, Path(config.logits), first=worker.first)
-    save_weights(worker.engine, Path(config.output))
 
 
 def planned(config: LoopConfig, data: TaskData) -> list[list[int]]:
@@ -132,8 +76,6 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
 
     began = time.perf_counter()
     engine = worker.engine
-    # Dropout depends on seed, step and rank alone, so that a resumed run draws what an unbroken one would have drawn.
-    torch.manual_seed(((config.spec.schedule.seed + 1) * 1_000_003 + step) * worker.workers + worker.rank)
     learning_rate = float(engine.get_lr()[0])
     passes = _passes(config, data, batch)
     micros = share(passes, rank=worker.rank, workers=worker.workers)
@@ -143,6 +85,10 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
     engine.train()
     total = torch.zeros((), device=engine.device)
     for number, indices in enumerate(micros, start=1):
+        # Dropout depends on seed, step and place in the batch alone: whoever resumes draws what an unbroken run would
+        # have drawn, on another number of workers too.
+        place = (number - 1) * worker.workers + worker.rank
+        torch.manual_seed(((config.spec.schedule.seed + 1) * 1_000_003 + step) * len(passes) + place)
         inputs = [tensor.to(engine.device) for tensor in data.collate(indices, config.pad_id)]
         summed, _ = worker.task.loss(engine, worker.head, inputs)
         total += summed.detach()
@@ -252,28 +198,6 @@ def _sum_over_workers(value: Any) -> float:
 
     torch.distributed.all_reduce(value)
     return float(value)
-
-
-def _start_record(config: LoopConfig, worker: Worker, step: int) -> dict[str, Any]:
-    engine = worker.engine
-    parameters = list(engine.module.parameters())
-    # Under ZeRO 3 a parameter's own size is that of this worker's share, and ds_numel the whole.
-    sizes = [
-        (int(getattr(parameter, "ds_numel", parameter.numel())), parameter.requires_grad) for parameter in parameters
-    ]
-    return {
-        "started_at_step": step,
-        "workers": worker.workers,
-        "threads": worker.threads,
-        "packing": config.packing,
-        "attention": worker.attention,
-        "precision": "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32",
-        "zero_stage": worker.engine.zero_optimization_stage(),
-        "device": str(worker.engine.device),
-        "parameters": sum(size for size, _ in sizes),
-        "trainable_parameters": sum(size for size, trained in sizes if trained),
-        "startup_s": time.time() - config.started_at,
-    }
 
 
 def set_up(config: LoopConfig) -> Worker:

@@ -25,6 +25,7 @@ class LoopConfig:
         logits: Where the first worker writes (examples, classes) float32 of the held-out examples (.npy), or None.
         cuda: Whether each worker has a GPU.
         metrics: Where the first worker writes its records.
+        checkpoints: Folder of the run's checkpoints.
         output: Where the first worker writes adapter or weights.
         started_at: When the driver began, in seconds since the epoch.
     """
@@ -41,5 +42,6 @@ class LoopConfig:
     logits: str | None
     cuda: bool
     metrics: str
+    checkpoints: str
     output: str
     started_at: float

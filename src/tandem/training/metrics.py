@@ -69,6 +69,11 @@ def starts(records: list[Record]) -> list[Record]:
     return [record for record in records if "started_at_step" in record]
 
 
+def ending(records: list[Record]) -> Record:
+    """How training ended: ``stopped`` (why before the last step, or None), ``weights_step``, ``checkpoint_stall_s``."""
+    return next(record for record in reversed(records) if "weights_step" in record)
+
+
 def rewind(path: Path, step: int) -> None:
     """Drop the records of steps after `step`: whoever resumes there will do them again. No file is left as it is."""
     if not path.exists():

@@ -17,7 +17,7 @@ from tandem.orchestrator.controller import (
     decide,
 )
 from tandem.orchestrator.records import Job
-from tandem.orchestrator.resources import cpus_needed
+from tandem.orchestrator.resources import cpus_held, cpus_needed
 from tandem.orchestrator.states import Observation, Reason, State
 from tandem.specs import CompareSpec, FinetuneSpec, IndexSpec
 
@@ -26,15 +26,15 @@ RETRY = Policy(retry=True, max_attempts=3)
 FOUR = Capacity(cpus=4.0, for_jobs=4.0)
 
 
-def finetune(workers: int) -> dict[str, Any]:
+def finetune(workers: int | list[int]) -> dict[str, Any]:
     data = {"train": "/rows.jsonl"}
-    schedule = {"batch_size": 4 * workers}
+    schedule = {"batch_size": 4 * workers if isinstance(workers, int) else 24}
     return FinetuneSpec.model_validate(
         {"kind": "finetune", "name": "t", "model": "/m", "data": data, "schedule": schedule, "workers": workers}
     ).canonical()
 
 
-def job(name: str = "a", state: State = State.QUEUED, *, workers: int = 2, **fields: Any) -> Job:
+def job(name: str = "a", state: State = State.QUEUED, *, workers: int | list[int] = 2, **fields: Any) -> Job:
     made = Job(
         id=name, name=name, kind="finetune", spec=finetune(workers), state=state, reason=Reason.SUBMITTED, message="",
         attempt=int(state is not State.QUEUED), acknowledged=state is not State.QUEUED, stop_requested=False,
@@ -51,6 +51,16 @@ def test_what_a_job_needs() -> None:
         {"kind": "compare", "name": "c", "model": "/m", "eval": "/e", "collection": "i"}
     )
     assert cpus_needed(compare.canonical()) == 1
+
+
+def test_elastic_workers_need_their_minimum_and_hold_what_there_is_up_to_their_maximum() -> None:
+    elastic = finetune([1, 3])
+    assert cpus_needed(elastic) == 1
+    assert [cpus_held(elastic, cluster) for cluster in (1, 2, 8)] == [1, 2, 3]
+    assert [cpus_held(finetune(2), cluster) for cluster in (1, 8)] == [2, 2]
+    # The second would be promised CPUs that the first one takes.
+    assert decide([job("a", workers=[1, 4]), job("b", workers=1)], {}, FOUR, RETRY, NOW) == [Start("a")]
+    assert decide([job("a", workers=[1, 3]), job("b", workers=1)], {}, FOUR, RETRY, NOW) == [Start("a"), Start("b")]
 
 
 def test_jobs_start_in_their_order_while_there_is_room() -> None:

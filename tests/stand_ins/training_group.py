@@ -1,0 +1,88 @@
+"""Several training runs by one group of workers without Ray: `torchrun … training_group.py RUNS`.
+
+RUNS is a JSON file: a list of ``{"folder", "spec", "interrupts": [steps, …], "unfinished": bool, "told": steps}``.
+Each run is begun once per interrupt, which ends it after so many steps as a kill would, and then once more to its end,
+unless it is to be left unfinished. After `told` steps it hears that a machine goes away. A folder holds what earlier
+groups left in it; train.npz and eval.npz lie beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tandem.config.machine import cores
+from tandem.specs.finetune import FinetuneSpec
+from tandem.training.group import TorchrunGroup
+from tandem.training.loop_config import LoopConfig
+from tandem.training.schedule import total_steps
+from tandem.training.worker import train
+
+
+class Interrupted(Exception):
+    """What a kill is here."""
+
+
+class InterruptedGroup(TorchrunGroup):
+    """A group that ends after so many steps; the loop asks once after each whether a machine goes away."""
+
+    def __init__(self, steps: int, told: int) -> None:
+        super().__init__()
+        self._left = steps
+        self._told = told
+
+    def leaving(self) -> bool:
+        self._left -= 1
+        self._told -= 1
+        if not self._left:
+            self.wait()  # a thread of this process can't be killed: it would meet its successor
+            raise Interrupted
+        return self._told <= 0
+
+
+def loop_config(folder: Path, spec: FinetuneSpec) -> LoopConfig:
+    (folder / "out").mkdir(exist_ok=True)
+    return LoopConfig(
+        spec=spec,
+        plain=None,
+        model=spec.model,
+        train=str(folder.parent / "train.npz"),
+        eval=str(folder.parent / "eval.npz"),
+        steps=total_steps(1000, spec.schedule),
+        pad_id=0,
+        packing=spec.schedule.packing,
+        labels=(),
+        logits=None,
+        cuda=False,
+        metrics=str(folder / "metrics.jsonl"),
+        checkpoints=str(folder / "checkpoints"),
+        output=str(folder / "out"),
+        started_at=time.time(),
+    )
+
+
+def run(folder: Path, spec: dict[str, Any], interrupts: list[int], unfinished: bool, told: int) -> None:
+    config = loop_config(folder, FinetuneSpec.model_validate(spec))
+    for steps in interrupts:
+        try:
+            train(config, InterruptedGroup(steps, told))
+        except Interrupted:
+            continue
+        raise AssertionError("it ended before it was interrupted")
+    if not unfinished:
+        train(config, TorchrunGroup())
+
+
+def main() -> None:
+    # One thread a worker, as if there were as many workers as cores: threads of a tiny model wait for each other.
+    os.environ["LOCAL_WORLD_SIZE"] = str(cores())
+    for item in json.loads(Path(sys.argv[1]).read_text()):
+        run(Path(item["folder"]), item["spec"], item["interrupts"], item["unfinished"], item["told"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What a finetune spec refuses, and what it comes to on a given number of workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tandem.specs import FinetuneSpec
+
+
+def spec(workers: Any, **schedule: int) -> FinetuneSpec:
+    return FinetuneSpec.model_validate(
+        {
+            "kind": "finetune",
+            "name": "t",
+            "model": "/m",
+            "data": {"train": "/rows.jsonl"},
+            "schedule": {"batch_size": 12, "micro_batch_size": 4, **schedule},
+            "workers": workers,
+        }
+    )
+
+
+def test_a_fixed_number_of_workers_is_both_the_fewest_and_the_most() -> None:
+    fixed = spec(3)
+    assert (fixed.min_workers, fixed.max_workers) == (3, 3)
+    assert fixed.with_workers(3) is fixed
+
+
+@pytest.mark.parametrize(("workers", "micro_batch_size"), [(1, 4), (2, 3), (3, 4), (4, 3)])
+def test_elastic_workers_share_the_same_batch_in_micro_batches_that_fit(workers: int, micro_batch_size: int) -> None:
+    actual = spec([1, 4]).with_workers(workers)
+    assert actual.workers == workers
+    assert actual.schedule.batch_size == 12
+    assert actual.schedule.micro_batch_size == micro_batch_size
+
+
+@pytest.mark.parametrize("workers", [0, -1, [0, 2], [3, 2], [1, 2, 3], [2]])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(workers: Any) -> None:
+    with pytest.raises(ValidationError, match="workers"):
+        spec(workers)
+
+
+def test_every_number_between_must_divide_the_batch() -> None:
+    with pytest.raises(ValidationError, match="12 can't be shared out evenly over 5 workers"):
+        spec([2, 6])
+
+
+def test_the_canonical_form_of_elastic_workers_can_be_read_again() -> None:
+    elastic = spec([1, 4])
+    assert elastic.canonical()["workers"] == [1, 4]
+    assert FinetuneSpec.model_validate(elastic.canonical()) == elastic
