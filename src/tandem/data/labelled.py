@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tandem.data.quarantine import Fault, check_quarantined, write_quarantine
+from tandem.data.sources import DataFile, list_data_files
 from tandem.data.tables import Row, scan_rows
 from tandem.errors import DataError
 
@@ -32,29 +33,36 @@ class LabelledRow:
     label: str
 
 
-def read_labelled(path: Path, *, quarantine: Path, max_quarantined: float) -> list[LabelledRow]:
-    """Texts with labels, in the order of the file, or of the sorted paths.
+def read_labelled(uri: str, *, quarantine: Path, max_quarantined: float) -> list[LabelledRow]:
+    """Texts with labels, in the order of the files and of their rows.
 
-    A folder is read as scikit-learn's ``load_files`` does: each folder in it is a label, each .txt file under that one
-    a text. Rows that stand twice are kept: `tandem.data.duplicates` finds them.
+    A folder of folders is read as scikit-learn's ``load_files`` does: each folder in it is a label, each .txt file
+    under that one a text. Rows that stand twice are kept: `tandem.data.duplicates` finds them.
 
     Args:
-        path: JSONL, CSV or Parquet with `text` and `label`, or such a folder.
+        uri: Such a folder on this machine; or files with `text` and `label`, as `tandem.data.sources` names them.
         quarantine: Bad rows are appended here, with file, line and reason.
         max_quarantined: The share of bad rows, 0 to 1, above which all of it is refused.
 
     Raises:
-        DataError: Missing, empty, not such a folder, or too many bad rows.
+        DataError: Missing, empty, or too many bad rows.
     """
+    folder = Path(uri.removeprefix("file:")).expanduser()
+    scanned = _scan_folder(folder) if holds_texts(folder) else _scan_tables(list_data_files(uri))
     rows: list[LabelledRow] = []
     faults: list[Fault] = []
-    for found in _scan_folder(path) if path.is_dir() else _scan_table(path):
+    for found in scanned:
         (rows if isinstance(found, LabelledRow) else faults).append(found)  # type: ignore[arg-type]
     write_quarantine(quarantine, faults)
     if not rows and not faults:
-        raise DataError("no rows in it", where=str(path), remedy="give a file with at least one row")
-    check_quarantined(faults, len(rows) + len(faults), max_quarantined, what="rows", where=str(path), path=quarantine)
+        raise DataError("no rows in it", where=uri, remedy="give a file with at least one row")
+    check_quarantined(faults, len(rows) + len(faults), max_quarantined, what="rows", where=uri, path=quarantine)
     return rows
+
+
+def holds_texts(path: Path) -> bool:
+    """Whether it is a folder with a folder of .txt files in it."""
+    return path.is_dir() and any(path.glob(f"*/**/*{TEXTS}"))
 
 
 def parse_labelled(row: Row) -> LabelledRow:
@@ -91,26 +99,21 @@ def _missing(column: str, value: Any, wanted: str) -> str:
     return f"`{column}` must be {wanted}, not {type(value).__name__}"
 
 
-def _scan_table(path: Path) -> Iterator[LabelledRow | Fault]:
-    for line, row in scan_rows(path):
-        if isinstance(row, Fault):
-            yield row
-            continue
-        try:
-            yield parse_labelled(row)
-        except DataError as error:
-            yield Fault(str(path), line, error.what, row)
+def _scan_tables(files: Sequence[DataFile]) -> Iterator[LabelledRow | Fault]:
+    for file in files:
+        for line, row in scan_rows(file):
+            if isinstance(row, Fault):
+                yield row
+                continue
+            try:
+                yield parse_labelled(row)
+            except DataError as error:
+                yield Fault(file.name, line, error.what, row)
 
 
 def _scan_folder(path: Path) -> Iterator[LabelledRow | Fault]:
     labels = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith((".", "__")))
     files = [(folder.name, file) for folder in labels for file in sorted(folder.rglob(f"*{TEXTS}")) if file.is_file()]
-    if not files:
-        raise DataError(
-            f"no folder in it holds {TEXTS} files",
-            where=str(path),
-            remedy="give a JSONL, CSV or Parquet file, or a folder with one folder of texts for each label",
-        )
     for label, file in files:
         try:
             text = file.read_text(encoding="utf-8-sig")

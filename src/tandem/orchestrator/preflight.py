@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tandem.data.labelled import holds_texts
 from tandem.data.sources import list_data_files
 from tandem.errors import DataError, SpecError
 
@@ -71,15 +72,17 @@ def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
 
 
 def _fault(role: str, path: Path) -> tuple[str, str] | None:  # noqa: PLR0911 - a table of cases
+    if role == "labelled rows":
+        if holds_texts(path):
+            return None
+        role = "row files"
     if role == "row files" and (path.is_dir() or {"*", "?"} & set(str(path))):
         return _no_row_files(path)
     if not path.exists():
         return "no such file or folder", "check the path; it is relative to the current folder"
     if role in ("rows", "row files", "file") and not path.is_file():
         return "not a file", "name a file"
-    if role == "labelled rows" and path.is_dir() and not any(path.glob("*/**/*.txt")):
-        return "no folder in it holds .txt files", "it needs one folder of texts for each label"
-    if role in ("rows", "row files", "labelled rows") and path.is_file() and not path.stat().st_size:
+    if role in ("rows", "row files") and not path.stat().st_size:
         return "an empty file", "it needs one row at least"
     if role == "documents" and path.is_dir() and not any(item.is_file() for item in path.rglob("*")):
         return "an empty folder", "put documents into it, or name another"

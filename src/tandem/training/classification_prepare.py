@@ -200,8 +200,9 @@ def _fit_model(spec: FinetuneSpec, model: Path, tokenizer: Any) -> list[str]:
 
 def _read(spec: FinetuneSpec, context: JobContext) -> tuple[list[LabelledRow], list[LabelledRow] | None]:
     def read(uri: str) -> list[LabelledRow]:
+        packed = uri.partition(":")[0] in ("pypi", "hf", "artifact")
         return read_labelled(
-            resolve(uri, storage=context.storage),
+            str(resolve(uri, storage=context.storage)) if packed else uri,
             quarantine=context.quarantine_path,
             max_quarantined=spec.data.max_quarantined,
         )

@@ -12,7 +12,7 @@ from tandem.errors import DataError
 
 
 def read(path: Path, limit: float = 0.0) -> list[LabelledRow]:
-    return read_labelled(path, quarantine=path.parent / "quarantine.jsonl", max_quarantined=limit)
+    return read_labelled(str(path), quarantine=path.parent / "quarantine.jsonl", max_quarantined=limit)
 
 
 def test_tables_of_every_type_give_the_same_rows(tmp_path: Path) -> None:
@@ -57,6 +57,12 @@ def test_a_folder_of_folders_is_read_as_labels_and_texts(tmp_path: Path) -> None
     ]
 
 
+def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("text,label\nsecond,x\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "first", "label": "y"}\n')
+    assert [row.text for row in read(tmp_path / "*")] == ["first", "second"]
+
+
 def test_files_that_are_no_text_are_set_aside_and_too_many_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "a"
     folder.mkdir(parents=True)
@@ -70,7 +76,7 @@ def test_files_that_are_no_text_are_set_aside_and_too_many_are_refused(tmp_path:
 
 def test_a_folder_without_texts_and_a_file_without_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "set" / "a").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"no folder in it holds \.txt files"):
+    with pytest.raises(DataError, match="no file of rows here"):
         read(tmp_path / "set")
     (tmp_path / "a.csv").write_text("text,label\n")
     with pytest.raises(DataError, match="no rows in it"):

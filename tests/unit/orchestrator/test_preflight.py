@@ -77,7 +77,7 @@ def test_a_classifier_may_learn_from_a_folder_of_texts_per_label(tmp_path: Path)
     (tmp_path / "set" / "good").mkdir(parents=True)
     spec = canonical(kind="finetune", name="f", task="classification", model="model", data={"train": "set"})
     faults = missing_inputs(absolute(spec, tmp_path), where="f.yaml")
-    assert [fault.what.split(":")[0] for fault in faults] == ["no folder in it holds .txt files"]
+    assert [fault.what.split(":")[0] for fault in faults] == ["no file of rows here"]
     (tmp_path / "set" / "good" / "1.txt").write_text("a good film")
     assert missing_inputs(absolute(spec, tmp_path), where="f.yaml") == []
 
