@@ -14,8 +14,8 @@ class TrainingDataSpec(Spec):
     """The rows to learn from."""
 
     train: str = Field(
-        description="JSONL, CSV or Parquet: messages, prompt/completion, question/answers or text: files, a folder, a "
-        "glob, on any filesystem that pyarrow knows; for classification text/label, or a folder with one folder of .txt "
+        description="JSONL, CSV or Parquet: messages, prompt/completion, question/answers or text; a file or glob "
+        "on any filesystem that pyarrow knows; for classification text/label, or a folder with one folder of .txt "
         "files per label, also by a URI as for `model`"
     )
     eval: str | None = Field(
