@@ -12,7 +12,6 @@ import re
 import socket
 import tempfile
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,15 @@ MIB = 2**20
 
 def run() -> Result:
     """Measure every case."""
+    from torch import multiprocessing
+
     from tandem.training.memory import estimate
     from tandem.training.model_shape import read_shape
 
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed leaves the process, and the peak is a tensor's
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    # Imported once: each pair of workers is a fork of a process that has no model and no threads.
+    multiprocessing.set_forkserver_preload(["deepspeed", "peft", "transformers.models.llama.modeling_llama"])
     rows = []
     with tempfile.TemporaryDirectory() as name:
         model = _model(Path(name) / "model")
@@ -45,7 +49,7 @@ def run() -> Result:
                 shape = read_shape(model / "config.json", spec)
                 said = estimate(shape, settings)
                 ours = said.total - said.process
-                states = replace(said, activations=0, logits=0)
+                print(f"{method}, {stage}, {precision}: {measured['peak'] / MIB:.0f} MiB, estimated {ours / MIB:.0f}")
                 rows.append(
                     {
                         "method, ZeRO, precision": f"{method}, {stage}, {precision}"
@@ -54,7 +58,7 @@ def run() -> Result:
                         "estimated, MiB": ours / MIB,
                         "÷": ours / measured["peak"],
                         "after the step, MiB": measured["rest"] / MIB,
-                        "states estimated, MiB": (states.total - states.process) / MIB,
+                        "weights and optimizer, estimated, MiB": (said.weights + said.optimizer) / MIB,
                         "process, MiB": measured["before"] / MIB,
                     }
                 )
@@ -121,17 +125,16 @@ def _measure(spec: Any, folder: Path) -> dict[str, float]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (spec.model_dump_json(), str(folder), port), nprocs=WORKERS, join=True)
+    arguments = (spec.model_dump_json(), str(folder), port)
+    torch.multiprocessing.start_processes(_work, arguments, nprocs=WORKERS, start_method="forkserver")
     found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORKERS)]
     return max(found, key=lambda facts: float(facts["peak"]))
 
 
 def _work(rank: int, spec_json: str, folder: str, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORKERS)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    import peft  # noqa: F401 - so that what it takes is the process's, and not the model's
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     import torch
-    from transformers import LlamaForCausalLM  # noqa: F401
 
     from tandem.specs.finetune import FinetuneSpec
     from tandem.training.engine import build_engine, configure

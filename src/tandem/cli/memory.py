@@ -192,6 +192,7 @@ def _parts(needed: Estimate) -> str:
         "weights": needed.weights,
         "gradients": needed.gradients,
         "optimizer": needed.optimizer,
+        "in the step, without activations": needed.step,
         "activations": needed.activations,
         "logits, at most": needed.logits,
         "process": needed.process,

@@ -53,9 +53,9 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         {"precision": ("fp16",), "device": ("cpu",)},
-        "fp16 needs a GPU: processors compute in bf16 or fp32",
+        "fp16 needs a GPU: few processors compute in it, and DeepSpeed refuses it on the rest",
         "precision: auto",
-        "DeepSpeed 0.19 `CPU_Accelerator`",
+        "DeepSpeed 0.19 `CPU_Accelerator.is_fp16_supported`",
     ),
     Refusal(
         {"offload_optimizer": _OFFLOADED, "device": ("cpu",)},
@@ -73,19 +73,19 @@ REFUSALS: tuple[Refusal, ...] = (
         {"offload_optimizer": _OFFLOADED, "stage": (0,)},
         "offload_optimizer: DeepSpeed offloads the optimizer from ZeRO 1 on",
         "deepspeed: 1, 2 or 3",
-        "DeepSpeed `offload_optimizer`",
+        "DeepSpeed 0.19 `DeepSpeedZeroOffloadOptimizerConfig`: valid with stage 1, 2 and 3",
     ),
     Refusal(
         {"offload_optimizer": ("nvme",), "stage": (1, 2)},
         "offload_optimizer: DeepSpeed swaps the optimizer to NVMe under ZeRO 3 alone",
         "deepspeed: 3, or offload to the processor's memory (cpu)",
-        "DeepSpeed `offload_optimizer`",
+        "DeepSpeed 0.19 `DeepSpeedEngine.zero_cpu_offload`: ZeRO 1 and 2 look for cpu alone",
     ),
     Refusal(
         {"offload_param": _OFFLOADED, "stage": (0, 1, 2)},
         "offload_param: parameters are partitioned, and so offloaded, under ZeRO 3 alone",
         "deepspeed: 3, or offload the optimizer alone",
-        "DeepSpeed `offload_param`",
+        "DeepSpeed 0.19 `DeepSpeedZeroOffloadParamConfig`: valid only with stage 3",
     ),
 )
 

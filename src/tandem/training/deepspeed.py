@@ -14,8 +14,8 @@ from tandem.specs.finetune import FinetuneSpec
 
 AUTO = "auto"
 _QUIET = 1_000_000_000  # steps between DeepSpeed's own progress lines: ours say more
-# Elements that ZeRO 1 and 2 reduce and gather at once. With DeepSpeed's own 500 million, the buffers would take 2 GB of
-# every GPU, more than all that a LoRA adapter needs.
+# Elements that ZeRO reduces and gathers at once. With DeepSpeed's own 500 million, the buffers would take 2 GB of every
+# GPU, more than all that a LoRA adapter needs.
 BUCKET = 50_000_000
 
 
@@ -187,8 +187,10 @@ def _from_spec(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: Ha
 def _zero(spec: FinetuneSpec, hardware: Hardware) -> dict[str, Any]:
     stage = spec.deepspeed if isinstance(spec.deepspeed, int) else 0
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": hardware.cuda}
+    if stage:
+        zero["reduce_bucket_size"] = BUCKET
     if stage in (1, 2):
-        zero |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
+        zero["allgather_bucket_size"] = BUCKET
     for key, device in (("offload_optimizer", spec.offload.optimizer), ("offload_param", spec.offload.param)):
         if device != "none":
             # Pinned memory, so that copies run beside the arithmetic.

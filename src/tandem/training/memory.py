@@ -18,7 +18,7 @@ from typing import Any
 NF4_BYTES = (4 + 0.127) / 8  # per weight, with the doubly quantized constants: QLoRA, section 3
 MAX_LIVE = 1_000_000_000  # parameters that ZeRO 3 keeps gathered: DeepSpeed's own stage3_max_live_parameters
 HOST_BUFFERS = 1.5  # DeepSpeed's estimators: additional_buffer_factor
-# Python, torch, Ray and DeepSpeed before there is a model: resident memory, measured (benchmarks/memory.py). A CUDA
+# Python with torch, Ray and DeepSpeed before there is a model: resident memory, as measured without a GPU. A CUDA
 # context takes about as much of a GPU.
 PROCESS = 700 * 2**20
 
@@ -92,7 +92,8 @@ class Estimate:
     Attributes:
         weights: Of the base and the adapter; under ZeRO 3 a share, and what is gathered at once.
         gradients: In the precision of the weights, with the buckets that they are reduced in.
-        optimizer: Master weights, Adam's moments, gradients in fp32.
+        optimizer: Master weights and Adam's moments.
+        step: Gradients in fp32, during the optimizer's step alone, when there are no activations.
         activations: What the forward pass keeps for the backward pass.
         logits: At most: as if every token carried loss.
         process: Before there is a model.
@@ -103,6 +104,7 @@ class Estimate:
     weights: int
     gradients: int
     optimizer: int
+    step: int
     activations: int
     logits: int
     process: int
@@ -111,8 +113,9 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """On the device that computes."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.process
+        """At the peak, on the device that computes."""
+        passes = self.activations + self.logits
+        return self.weights + self.gradients + self.optimizer + max(self.step, passes) + self.process
 
 
 def estimate(shape: ModelShape, settings: Settings) -> Estimate:
@@ -129,12 +132,12 @@ def estimate(shape: ModelShape, settings: Settings) -> Estimate:
     if settings.method == "qlora":
         base = int(shape.quantizable * NF4_BYTES) + (shape.parameters - shape.quantizable) * width
     weights = base + (shape.adapter * width if settings.method != "full" else 0)
-    states = _states(trained, width, settings.stage) // share
-    gradients = trained * width
-    if settings.stage >= 2:
-        gradients //= share
-    if settings.stage in (1, 2):
-        gradients += min(trained, settings.bucket) * width * (2 if settings.overlap else 1)
+    states, step = _states(trained, width, settings.stage, share)
+    gradients = trained * width // (share if settings.stage >= 2 else 1)
+    # DeepSpeed fills one bucket while it reduces another, or a copy of the same one.
+    copies = 2 if settings.overlap or settings.stage == 3 else 1
+    if settings.stage >= 1:
+        gradients += min(trained, settings.bucket) * width * copies
     gathered = 0
     if settings.stage == 3:
         # A layer's weights and gradients at least; in small models nothing is let go of within a step.
@@ -142,8 +145,8 @@ def estimate(shape: ModelShape, settings: Settings) -> Estimate:
         weights //= share
     placed: Mapping[str, int] = {"cpu": 0, "nvme": 0}
     if settings.offload_optimizer != "none":
-        placed = _moved(placed, settings.offload_optimizer, states)
-        states = 0
+        placed = _moved(placed, settings.offload_optimizer, states + step)
+        states = step = 0
     if settings.offload_param != "none":
         placed = _moved(placed, settings.offload_param, weights)
         weights = 0
@@ -151,6 +154,7 @@ def estimate(shape: ModelShape, settings: Settings) -> Estimate:
         weights=weights + gathered,
         gradients=gradients,
         optimizer=states,
+        step=step,
         activations=activations(shape, settings),
         logits=_logits(shape, settings),
         process=PROCESS,
@@ -176,11 +180,12 @@ def activations(shape: ModelShape, settings: Settings) -> int:
     return shape.layers * layer
 
 
-def _states(trained: int, width: int, stage: int) -> int:
-    # Stage 0 in fp32 is plain Adam: without master weights, on the gradients themselves.
+def _states(trained: int, width: int, stage: int, share: int) -> tuple[int, int]:
+    """Bytes of the optimizer's states, and of what its step needs beside them."""
     if width == 4 and stage == 0:
-        return trained * 8
-    return trained * (14 if stage == 3 else 16)  # DeepSpeed's estimator comes to 18 bytes in all, and 20 in stage 2
+        return trained * 8, 0  # plain Adam: without master weights, on the gradients themselves
+    # In all DeepSpeed's estimators count 20 bytes for ZeRO 2 and 18 for ZeRO 3, which steps in groups.
+    return trained * 12 // share, trained * (2 if stage == 3 else 4) // share
 
 
 def _logits(shape: ModelShape, settings: Settings) -> int:
