@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import checkpoints, engine, memory, retrieval
-from benchmarks.report import show, write
+from benchmarks import checkpoints, engine, memory, retrieval, training
+from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
     "retrieval": retrieval.run,
     "engine": engine.run,
     "memory": memory.run,
     "checkpoints": checkpoints.run,
+    "training": training.run,
 }
 
 
@@ -24,9 +25,10 @@ def main() -> None:
     if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
     for name in arguments.names or BENCHMARKS:
-        result = BENCHMARKS[name]()
-        show(result)
-        print(f"written: {write(result, arguments.results)}\n")
+        made = BENCHMARKS[name]()
+        for result in [made] if isinstance(made, Result) else made:
+            show(result)
+            print(f"written: {write(result, arguments.results)}\n")
 
 
 # The engines' child processes import this module again.

@@ -23,7 +23,20 @@ from tandem.training.throughput import Meter
 
 @dataclass(frozen=True)
 class Worker:
-    """Its place in the group, its task, and its engine."""
+    """Its place in the group, its task, and its engine.
+
+    Args:
+        task: What is learnt.
+        rank: From 0.
+        workers: How many there are.
+        threads: That this one computes with.
+        engine: DeepSpeed's.
+        head: The model's output embeddings; None where it has none.
+        guard: Looks at each step's loss.
+        meter: Measures memory and share of the device's peak.
+        attention: Its name in transformers.
+        set_up_s: Seconds that imports, model and engine took.
+    """
 
     task: Task
     rank: int
@@ -34,6 +47,7 @@ class Worker:
     guard: LossGuard
     meter: Meter
     attention: str
+    set_up_s: dict[str, float]
 
     @property
     def first(self) -> bool:
@@ -205,6 +219,7 @@ def set_up(config: LoopConfig) -> Worker:
 
     Its place comes from the environment that every launcher of `torch.distributed` sets, Ray Train and torchrun alike.
     """
+    began = time.perf_counter()
     import torch
     import torch.distributed
     from transformers.utils import logging
@@ -215,9 +230,13 @@ def set_up(config: LoopConfig) -> Worker:
     # Without a limit each worker would start a thread for every core, and they would fight for them.
     threads = max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
     torch.set_num_threads(threads)
+    imported = time.perf_counter()
     task = task_of(config)
     settings = configure(config)
-    engine = build_engine(load_model(config, task, settings), config, settings)
+    model = load_model(config, task, settings)
+    loaded = time.perf_counter()
+    engine = build_engine(model, config, settings)
+    built = time.perf_counter()
     head = engine.module.get_output_embeddings()
     half = engine.bfloat16_enabled() or engine.fp16_enabled()
     attention = (
@@ -235,4 +254,5 @@ def set_up(config: LoopConfig) -> Worker:
         guard=LossGuard(config, writes=torch.distributed.get_rank() == 0),
         meter=Meter.of(engine, head),
         attention=attention,
+        set_up_s={"imports": imported - began, "model": loaded - imported, "engine": built - loaded},
     )

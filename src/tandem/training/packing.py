@@ -98,7 +98,7 @@ def per_document_attention(
     cu_seq_lens_q: Any = None,
     **options: Any,
 ) -> tuple[Any, None]:
-    """PyTorch's attention, causal, over each document of a row by itself: the signature is that of transformers.
+    """Causal attention over each document of a row by itself: the signature is that of transformers.
 
     Args:
         module: The attention layer.
@@ -116,20 +116,35 @@ def per_document_attention(
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if attention_mask is not None:
+    from tandem.training.attention import causal_attention, worth_it
+
+    if attention_mask is not None or cu_seq_lens_q is None:
+        if attention_mask is None and sliding_window is not None and key.shape[2] > sliding_window:
+            attention_mask = _band(query.shape[2], key.shape[2], sliding_window, query.device)
         result, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return result, None
-    bounds = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
     parts = []
-    for begin, end in pairwise(bounds):
+    for begin, end in pairwise(cu_seq_lens_q.tolist()):
+        document = [tensor[:, :, begin:end] for tensor in (query, key, value)]
         length = end - begin
         band = None
         if sliding_window is not None and length > sliding_window:
-            band = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - sliding_window)
-        document = (tensor[:, :, begin:end] for tensor in (query, key, value))
-        part, _ = sdpa_attention_forward(module, *document, band, **options)
-        parts.append(part)
+            band = _band(length, length, sliding_window, query.device)
+        if band is None and worth_it(document[0], dropout=options.get("dropout", 0.0)):
+            scale = options.get("scaling") or query.shape[-1] ** -0.5
+            parts.append(causal_attention(document[0], document[1], document[2], scale).transpose(1, 2))
+        else:
+            part, _ = sdpa_attention_forward(module, *document, band, **options)
+            parts.append(part)
     return torch.cat(parts, dim=1), None
+
+
+def _band(queries: int, keys: int, window: int, device: Any) -> Any:
+    """(queries, keys) bool: a query, the last of which is at the last key, sees so many keys, its own included."""
+    import torch
+
+    last = keys - queries
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(last).triu(last + 1 - window)
 
 
 def _mask(*, attention_mask: Any = None, **options: Any) -> Any:

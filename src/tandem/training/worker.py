@@ -106,4 +106,5 @@ def _start_record(config: LoopConfig, worker: Worker, resumed: Resumed) -> dict[
         "parameters": sum(size for size, _ in sizes),
         "trainable_parameters": sum(size for size, trained in sizes if trained),
         "startup_s": time.time() - config.started_at,
+        "set_up_s": worker.set_up_s,
     }

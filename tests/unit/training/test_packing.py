@@ -125,6 +125,26 @@ def test_loss_and_gradients_are_those_of_padded_rows(name: str, lora: bool) -> N
 
 
 @pytest.mark.parametrize("name", ["smollm2", "mistral with a window"])
+def test_the_same_attention_writes_answers_without_padding_too(name: str) -> None:
+    model, examples = tiny(name), rows()
+    ids, *_ = PackedExamples(examples).collate([1])
+    wanted = model.generate(ids, max_new_tokens=12, do_sample=False)
+    attend_per_document(model, cuda=False, half=False)
+    assert model.generate(ids, max_new_tokens=12, do_sample=False).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_in_bf16_they_are_as_near_as_rounding_allows(name: str) -> None:
+    model, examples = tiny(name), rows()
+    exact = logits_alone(model, examples)
+    model.bfloat16()
+    rounded = logits_alone(model, examples).float()
+    attend_per_document(model, cuda=False, half=True)
+    error = (packed_logits(model, examples).float() - exact).norm()
+    assert error <= 1.5 * (rounded - exact).norm()
+
+
+@pytest.mark.parametrize("name", ["smollm2", "mistral with a window"])
 def test_the_same_attention_still_takes_padded_rows_and_writes_answers(name: str) -> None:
     model, examples = tiny(name), rows()
     ids, attention, _ = examples.collate([1, 3], pad_id=0)
