@@ -193,6 +193,12 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
     evaluated = {r["step"]: r["eval_loss"] for r in metrics.read(context.dir / job.METRICS) if "eval_loss" in r}
     assert kept == sorted({STEPS - EVERY, STEPS, min(evaluated, key=lambda step: (evaluated[step], step))})
 
+    # An attempt of the job that dies after its last step is followed by one that has nothing left to train.
+    again = job.run(finetune_spec(model_path, rows_path), context)
+    assert again["resumed_at"] == [*result["resumed_at"], STEPS]
+    assert losses(context) == losses(unbroken[0])
+    assert again["eval_loss"] == result["eval_loss"]
+
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_full_weights_under_zero_3_come_out_whole(

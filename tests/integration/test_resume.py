@@ -79,10 +79,10 @@ def launch(root: Path, workers: int, runs: list[dict[str, Any]]) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
-def curve(root: Path, folder: str) -> dict[int, tuple[float, float, float | None]]:
-    """Loss, gradient norm and evaluation loss by step."""
+def curve(root: Path, folder: str, *, of: tuple[str, ...] = ("loss", "eval_loss", "grad_norm")) -> dict[str, float]:
+    """What the run measured, by figure and step."""
     records = metrics.steps(metrics.read(root / folder / "metrics.jsonl"))
-    return {record["step"]: (record["loss"], record["grad_norm"], record.get("eval_loss")) for record in records}
+    return {f"{name} {record['step']}": record[name] for record in records for name in of if name in record}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def on_two_again(on_one_worker: Path) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_interrupted_twice_the_curve_is_that_of_an_undisturbed_run(on_two_workers: Path, case: str) -> None:
     whole = curve(on_two_workers, f"{case} whole")
-    assert list(whole) == list(range(1, STEPS + 1))
+    assert {f"loss {step}" for step in range(1, STEPS + 1)} < set(whole)
     # After step 3 it goes on from 2, and three steps later, after 5, from 4.
     records = metrics.read(on_two_workers / f"{case} twice" / "metrics.jsonl")
     assert [start["started_at_step"] for start in metrics.starts(records)] == [0, 2, 4]
@@ -153,10 +153,9 @@ def test_on_another_number_of_workers_the_curve_stays_within_a_thousandth(
     assert [start["workers"] for start in starts] == [int(direction[0]), int(direction[-1])]
     assert starts[-1]["started_at_step"] == 4
     assert starts[-1]["workers_before"] == int(direction[0])
-    alone, changed = curve(on_two_again, f"{case} alone"), curve(on_two_again, folder)
-    assert list(changed) == list(alone)
-    for step, values in changed.items():
-        assert values == pytest.approx(alone[step], rel=1e-3)
+    # In bf16 gradients are rounded before they are added up, so their norm depends on who adds them.
+    of = ("loss", "eval_loss") if "bf16" in case else ("loss", "eval_loss", "grad_norm")
+    assert curve(on_two_again, folder, of=of) == pytest.approx(curve(on_two_again, f"{case} alone", of=of), rel=1e-3)
     assert [path.name for path in (on_two_again / folder / "checkpoints").iterdir() if "universal" in path.name] == []
     assert len(checkpoints(on_two_again / folder / "checkpoints")) >= 2
 
@@ -190,8 +189,9 @@ def test_a_loss_that_rises_stops_training_and_the_best_weights_remain(on_two_wor
     from tandem.training.loss import completion_loss
 
     folder = on_two_workers / f"stopped {case}"
-    evaluated = {step: values[2] for step, values in curve(on_two_workers, folder.name).items() if values[2]}
-    best = min(evaluated, key=lambda step: evaluated[step] or 0)
+    records = metrics.steps(metrics.read(folder / "metrics.jsonl"))
+    evaluated = {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
+    best = min(evaluated, key=lambda step: evaluated[step])
     ended = metrics.ending(metrics.read(folder / "metrics.jsonl"))
     assert ended["step"] == best + 4 < 40
     assert f"hasn't fallen in 2 evaluations: {evaluated[best]:.4g} at step {best}" in ended["stopped"]

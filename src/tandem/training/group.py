@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Any, Protocol
 
 from tandem.training.metrics import Record
 
+ASK_EVERY_S = 5.0  # the watcher looks as often
+
 Store = Callable[[], None]  # copies one worker's part of a checkpoint to the shared storage
+
+
+def steps_within(seconds: float, step_s: float) -> int:
+    """How many steps of `step_s` seconds fit, at least one."""
+    return max(1, int(seconds / max(step_s, 1e-6)))
 
 
 class WorkerGroup(Protocol):
@@ -54,8 +62,10 @@ class RayGroup:
         context = ray.train.get_context()
         self.rank = int(context.get_world_rank())
         self.size = int(context.get_world_size())
-        # Without the actor that watches for drained nodes there is nothing to ask, and asking costs each step a call.
+        # Without the actor that watches for drained nodes there is nothing to ask.
         self._watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") not in ("0", "false")
+        self._asked_at = time.monotonic()
+        self._asks_in = self._steps = 1
         self._stored = threading.Event()
         self._stored.set()
 
@@ -89,10 +99,22 @@ class RayGroup:
         self._stored.wait()
 
     def leaving(self) -> bool:
-        """Whether Ray drains a node that holds one of the workers."""
+        """Whether Ray drains a node that holds one of the workers, asked every few seconds and not at every step."""
         import ray.train
+        import ray.train.collective
 
-        return self._watched and ray.train.get_preemption_info() is not None
+        if not self._watched:
+            return False
+        self._asks_in -= 1
+        if self._asks_in:
+            return False
+        told = ray.train.get_preemption_info() is not None
+        # By the first worker's clock: all must ask at the same step.
+        now = time.monotonic()
+        steps = steps_within(ASK_EVERY_S, (now - self._asked_at) / self._steps)
+        self._asks_in = self._steps = int(ray.train.collective.broadcast_from_rank_zero(steps))
+        self._asked_at = now
+        return told
 
 
 class TorchrunGroup:

@@ -48,6 +48,17 @@ def test_every_number_between_must_divide_the_batch() -> None:
         spec([2, 6])
 
 
+def test_states_on_nvme_stay_with_their_number_of_workers() -> None:
+    fields = spec([1, 2]).canonical() | {
+        "deepspeed": 3,
+        "gpus_per_worker": 1,
+        "offload": {"optimizer": "nvme", "nvme_path": "/nvme"},
+    }
+    with pytest.raises(ValidationError, match="give workers as one number"):
+        FinetuneSpec.model_validate(fields)
+    FinetuneSpec.model_validate(fields | {"workers": 3})
+
+
 def test_the_canonical_form_of_elastic_workers_can_be_read_again() -> None:
     elastic = spec([1, 4])
     assert elastic.canonical()["workers"] == [1, 4]
