@@ -135,8 +135,9 @@ def test_the_artifact_is_complete_and_says_what_it_is(
     manifest = read_manifest(folder)
     assert manifest.type == "adapter"
     wanted = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"}
-    assert wanted | {"spec.json", "curve.png", "metrics.jsonl"} <= set(manifest.files)
-    assert not [name for name in manifest.files if name.endswith((".bin", ".pt", ".md"))]
+    assert wanted | {"spec.json", "curve.png", "metrics.jsonl", "README.md"} <= set(manifest.files)
+    assert not [name for name in manifest.files if name.endswith((".bin", ".pt"))]
+    assert manifest.meta["data"]["train_sha256"] in (folder / "README.md").read_text()
     assert manifest.meta["base_model"] == str(model_path)
     assert manifest.meta["data"]["train_rows"] == len(manifest.meta["data"]["train_ids"]) == 32
     assert manifest.meta["metrics"]["seconds"] > 0

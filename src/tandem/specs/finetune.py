@@ -112,6 +112,14 @@ class EarlyStoppingSpec(Spec):
     min_delta: float = Field(0.0, ge=0, description="nats per answer token by which a loss must fall to be better")
 
 
+class OutputSpec(Spec):
+    """What is left beside the trained weights."""
+
+    merge: bool = Field(
+        False, description="also write the base model with the adapter in it, under `merged`; needs its memory in fp32"
+    )
+
+
 class FinetuneSpec(Spec):
     """Ray Train runs DeepSpeed on `workers` workers; a checkpoint is there to resume from."""
 
@@ -145,6 +153,7 @@ class FinetuneSpec(Spec):
     gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     checkpoint: CheckpointSpec = CheckpointSpec()
     early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
+    output: OutputSpec = OutputSpec()
 
     @property
     def min_workers(self) -> int:
@@ -179,6 +188,10 @@ class FinetuneSpec(Spec):
             raise ValueError("class_weights: only task: classification has classes")
         if isinstance(self.deepspeed, str) and self.offload != OffloadSpec():
             raise ValueError("offload: deepspeed names a JSON, which says itself what it offloads")
+        if self.output.merge and not self.trains_adapter:
+            raise ValueError("output.merge: method: full leaves whole weights, there is no adapter to merge")
+        if self.output.merge and self.task != "generation":
+            raise ValueError("output.merge: only for task: generation")
         if found := refusals(self.combination()):
             raise ValueError("; ".join(f"{refusal.reason} (so: {refusal.remedy})" for refusal in found))
         if not 1 <= self.min_workers <= self.max_workers:

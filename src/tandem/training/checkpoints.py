@@ -196,7 +196,7 @@ def save_weights(engine: Any, folder: Path) -> None:
         # Embeddings never change here, and to find that out PEFT would look for the base model.
         options = {"save_embedding_layers": False} if hasattr(engine.module, "peft_config") else {}
         engine.module.save_pretrained(str(folder), state_dict=state, safe_serialization=True, **options)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; the manifest says more
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card: ours comes with the artifact
     torch.distributed.barrier()
 
 

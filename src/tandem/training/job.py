@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.job import JobContext
-from tandem.artifacts.manifest import write_manifest
 from tandem.errors import InputError
 from tandem.models.loading import model_path
 from tandem.retrieval.actor import NAMESPACE
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
+from tandem.training.artifact import METRICS, write_artifact
 from tandem.training.classification_prepare import Classes, prepare_labelled
 from tandem.training.classification_report import evaluate_classes
-from tandem.training.curve import draw_curve
 from tandem.training.deepspeed import Hardware, build_config, read_plain
 from tandem.training.failures import FAILURE, memory_watch, read_failure
 from tandem.training.gauges import Gauges
@@ -39,7 +36,6 @@ MAX_FAILURES = 2  # restarts of the workers inside one attempt of the job; what 
 START_TIMEOUT_S = 300  # Ray Train's own minute is short for slow disks
 ELASTIC_START_TIMEOUT_S = 60  # an elastic run waits it out before it goes on with fewer workers
 LAST_STEPS = 10  # whose mean is the training loss that we report
-METRICS = "metrics.jsonl"
 LOGITS = "eval-logits.npy"
 RUN = "train"  # Ray Train's folder, with the checkpoints
 
@@ -110,11 +106,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     figures = _figures(records, seconds=time.time() - started, spec=spec, gpus=gpus)
     if classes is not None:
         figures |= evaluate_classes(classes, context.dir / LOGITS, folder, seed=spec.schedule.seed)
-    tokenizer.save_pretrained(folder)
-    shutil.copyfile(context.dir / METRICS, folder / METRICS)
-    (folder / "spec.json").write_text(json.dumps(spec.canonical(), indent=2, ensure_ascii=False) + "\n")
-    draw_curve(metrics.steps(records), folder / "curve.png")
-    _write_manifest(spec, context, prepared, figures)
+    write_artifact(spec, context, model=model, tokenizer=tokenizer, prepared=prepared, figures=figures)
     tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder), figures=figures)
     context.progress("done", figures["steps"], config.steps, train_loss=figures["train_loss"])
     counts = {key: prepared.data[key] for key in ("train_rows", "eval_rows", "quarantined")}
@@ -251,22 +243,3 @@ def _figures(records: list[Record], *, seconds: float, spec: FinetuneSpec, gpus:
         "packing": attempts[-1]["packing"],
         "trainable_parameters": attempts[-1]["trainable_parameters"],
     }
-
-
-def _write_manifest(spec: FinetuneSpec, context: JobContext, prepared: Prepared, figures: dict[str, Any]) -> None:
-    write_manifest(
-        context.artifact_dir(),
-        name=context.name,
-        id=context.id,
-        type="adapter" if spec.trains_adapter else "model",
-        meta={
-            "base_model": spec.model,
-            "task": spec.task,
-            "method": spec.method,
-            "retrieval": prepared.retrieval,
-            "prompt": spec.prompt.canonical(),
-            "data": prepared.data,
-            "metrics": figures,
-            "spec_sha256": spec.digest(),
-        },
-    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tandem.artifacts.job import JobContext
+from tandem.artifacts.uris import resolve
 from tandem.config.cluster import Cluster
 from tandem.data.quarantine import check_share
 from tandem.data.sources import list_data_files
@@ -115,13 +116,20 @@ def _stage(spec: FinetuneSpec, context: JobContext, tokenizer: Any, uri: str, fo
         opened = partial(_open_retriever, context.cluster, spec.retrieval.collection)
         make_retrieve = partial(Retrieve, opened, spec.retrieval, spec.schedule.seed)
     encode = Encode(tokenizer, spec.prompt, spec.schedule.max_length)
-    batches = stream(list_data_files(uri), encode, make_retrieve, cluster_bytes=CLUSTER_BYTES)
+    batches = stream(list_data_files(_located(uri, context)), encode, make_retrieve, cluster_bytes=CLUSTER_BYTES)
     staged = Staged(folder, context.quarantine_path)
     context.progress("tokenize", 0)
     for done in staged.fill(batches):
         context.progress("tokenize", done)
     staged.check(spec.data.max_quarantined, where=uri)
     return staged
+
+
+def _located(uri: str, context: JobContext) -> str:
+    """Rows inside a package, a hub's snapshot or an artifact are on this machine once that is resolved."""
+    scheme, _, rest = uri.partition(":")
+    fetched = scheme in ("hf", "pypi", "artifact") and not rest.startswith("//")
+    return str(resolve(uri, storage=context.storage)) if fetched else uri
 
 
 def _open_retriever(cluster: Cluster, collection: str) -> Retriever:
