@@ -84,7 +84,7 @@ def losses(context: JobContext) -> list[float]:
 @pytest.fixture(scope="module")
 def unbroken(ray_cluster: Cluster, model_path: Path, rows_path: Path) -> tuple[JobContext, dict[str, Any]]:
     context = job_context(ray_cluster, "tiny-unbroken")
-    return context, job.run(finetune_spec(model_path, rows_path), context)
+    return context, job.run(finetune_spec(model_path, rows_path, output={"merge": True}), context)
 
 
 def held_out_loss(model: Any, context: JobContext) -> float:
@@ -125,6 +125,8 @@ def test_the_adapter_that_peft_loads_computes_what_the_engine_computed(
     # The engine measured its loss on the held-out rows after the last step.
     assert after == pytest.approx(result["eval_loss"], rel=1e-4)
     assert after < before - 0.5
+    merged = AutoModelForCausalLM.from_pretrained(Path(result["artifact"]) / "merged")
+    assert held_out_loss(merged, context) == pytest.approx(result["eval_loss"], rel=1e-4)
 
 
 def test_the_artifact_is_complete_and_says_what_it_is(

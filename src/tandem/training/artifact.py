@@ -1,4 +1,4 @@
-"""What a finetune job leaves: weights or adapter, tokenizer, card, curve, records, spec; its manifest is written last."""
+"""What a finetune job leaves: weights, tokenizer, card, curve, records, spec; its manifest is written last."""
 
 from __future__ import annotations
 
