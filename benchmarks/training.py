@@ -30,7 +30,7 @@ SIDES = {
     "trl": "TRL SFTTrainer, packed",
 }
 ROUNDS = 2
-STEPS = 6
+STEPS = 5
 WARM_UP = 1  # steps that don't count
 EVALUATED = 32  # rows of the held-out ones
 

@@ -20,7 +20,7 @@ def write_chats(folder: Path) -> dict[str, Path]:
     """
     from tandem.artifacts.uris import resolve
     from tandem.config.cluster import storage_path
-    from tandem.data.rows import read_training
+    from tandem.data.rows import parse_training
     from tandem.demo.questions import write_questions
     from tandem.specs import FinetuneSpec, IndexSpec
     from tandem.specs.loading import read_yaml
@@ -34,7 +34,7 @@ def write_chats(folder: Path) -> dict[str, Path]:
     chunks = _chunks(index, docs)
     paths = {}
     for name, path in write_questions(docs, folder / "questions").items():
-        rows = read_training(path, quarantine=folder / "quarantine.jsonl", max_quarantined=0)
+        rows = [parse_training(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         chosen = augment(
             rows,
             _ranked([row.question or "" for row in rows], chunks),
