@@ -54,6 +54,7 @@ def plan_memory(spec: FinetuneSpec, storage: Path, machines: Sequence[Machine] |
         gradient_checkpointing=spec.gradient_checkpointing,
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
         overlap=bool(zero.get("overlap_comm")),
+        fused=cuda,
     )
     needed = estimate(shape, settings)
     trained = shape.adapter or shape.parameters
@@ -189,13 +190,14 @@ def find_room(
 
 def _parts(needed: Estimate) -> str:
     named = {
+        "process": needed.process,
         "weights": needed.weights,
         "gradients": needed.gradients,
         "optimizer": needed.optimizer,
-        "in the step, without activations": needed.step,
         "activations": needed.activations,
         "logits, at most": needed.logits,
-        "process": needed.process,
+        "buckets": needed.buckets,
+        "in the step, in place of activations, logits and buckets": needed.step,
         "in the machine's memory": needed.host,
         "on NVMe": needed.disk,
     }

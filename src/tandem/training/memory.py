@@ -70,6 +70,7 @@ class Settings:
         offload_param: The same.
         bucket: Elements that are reduced at once; there are two buckets where communication overlaps.
         overlap: Whether it does.
+        fused: Whether Adam's step is one kernel, as on GPUs.
     """
 
     method: str
@@ -83,6 +84,7 @@ class Settings:
     offload_param: str = "none"
     bucket: int = 0
     overlap: bool = False
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,10 @@ class Estimate:
 
     Attributes:
         weights: Of the base and the adapter; under ZeRO 3 a share, and what is gathered at once.
-        gradients: In the precision of the weights, with the buckets that they are reduced in.
+        gradients: In the precision of the weights.
         optimizer: Master weights and Adam's moments.
-        step: Gradients in fp32, during the optimizer's step alone, when there are no activations.
+        step: Gradients in fp32 and Adam's temporaries: in the optimizer's step alone, when the next three aren't there.
+        buckets: In which gradients are reduced.
         activations: What the forward pass keeps for the backward pass.
         logits: At most: as if every token carried loss.
         process: Before there is a model.
@@ -105,6 +108,7 @@ class Estimate:
     gradients: int
     optimizer: int
     step: int
+    buckets: int
     activations: int
     logits: int
     process: int
@@ -114,7 +118,7 @@ class Estimate:
     @property
     def total(self) -> int:
         """At the peak, on the device that computes."""
-        passes = self.activations + self.logits
+        passes = self.activations + self.logits + self.buckets
         return self.weights + self.gradients + self.optimizer + max(self.step, passes) + self.process
 
 
@@ -132,12 +136,11 @@ def estimate(shape: ModelShape, settings: Settings) -> Estimate:
     if settings.method == "qlora":
         base = int(shape.quantizable * NF4_BYTES) + (shape.parameters - shape.quantizable) * width
     weights = base + (shape.adapter * width if settings.method != "full" else 0)
-    states, step = _states(trained, width, settings.stage, share)
+    states, step = _states(trained, width, settings, share)
     gradients = trained * width // (share if settings.stage >= 2 else 1)
     # DeepSpeed fills one bucket while it reduces another, or a copy of the same one.
     copies = 2 if settings.overlap or settings.stage == 3 else 1
-    if settings.stage >= 1:
-        gradients += min(trained, settings.bucket) * width * copies
+    buckets = min(trained, settings.bucket) * width * copies if settings.stage >= 1 else 0
     gathered = 0
     if settings.stage == 3:
         # A layer's weights and gradients at least; in small models nothing is let go of within a step.
@@ -155,6 +158,7 @@ def estimate(shape: ModelShape, settings: Settings) -> Estimate:
         gradients=gradients,
         optimizer=states,
         step=step,
+        buckets=buckets,
         activations=activations(shape, settings),
         logits=_logits(shape, settings),
         process=PROCESS,
@@ -180,12 +184,15 @@ def activations(shape: ModelShape, settings: Settings) -> int:
     return shape.layers * layer
 
 
-def _states(trained: int, width: int, stage: int, share: int) -> tuple[int, int]:
+def _states(trained: int, width: int, settings: Settings, share: int) -> tuple[int, int]:
     """Bytes of the optimizer's states, and of what its step needs beside them."""
-    if width == 4 and stage == 0:
-        return trained * 8, 0  # plain Adam: without master weights, on the gradients themselves
+    # Where torch's AdamW isn't fused it has two temporaries of the size of what it steps over.
+    temporaries = 0 if settings.fused else 8
+    if width == 4 and settings.stage == 0:
+        return trained * 8, trained * temporaries  # without master weights, on the gradients themselves
     # In all DeepSpeed's estimators count 20 bytes for ZeRO 2 and 18 for ZeRO 3, which steps in groups.
-    return trained * 12 // share, trained * (2 if stage == 3 else 4) // share
+    gradients = 2 if settings.stage == 3 else 4
+    return trained * 12 // share, trained * (gradients + temporaries) // share
 
 
 def _logits(shape: ModelShape, settings: Settings) -> int:

@@ -18,7 +18,7 @@ SHAPE = ModelShape(
     parameters=7 * BILLION, adapter=40_000_000, quantizable=6 * BILLION, largest_layer=130_000_000, layers=32,
     hidden=4096, queries=4096, keys=1024, feed_forward=14336, gated=True, outputs=128_000,
 )  # fmt: skip
-SETTINGS = Settings("full", 2, "bf16", workers=8, micro_batch_size=1, max_length=2048)
+SETTINGS = Settings("full", 2, "bf16", workers=8, micro_batch_size=1, max_length=2048, fused=True)
 
 
 def states(found: Estimate) -> int:
@@ -64,6 +64,16 @@ def test_an_adapter_needs_little_beside_its_base_and_four_bits_a_quarter_of_that
     assert lora.optimizer + lora.gradients < full.optimizer / 50
     assert lora.weights == pytest.approx(2 * SHAPE.parameters, rel=0.01)
     assert qlora.weights == pytest.approx(0.516 * 6 * BILLION + 2 * BILLION, rel=0.05)
+
+
+def test_a_step_that_is_not_fused_needs_its_temporaries_but_not_beside_activations() -> None:
+    fused, plain = (estimate(SHAPE, replace(SETTINGS, fused=fused)) for fused in (True, False))
+    assert plain.step - fused.step == 8 * SHAPE.parameters // 8
+    assert plain.total == fused.total  # activations and logits are more, and gone by then
+    fused, plain = (
+        estimate(SHAPE, replace(SETTINGS, fused=fused, gradient_checkpointing=True)) for fused in (True, False)
+    )
+    assert plain.total > fused.total
 
 
 def test_what_is_offloaded_is_elsewhere() -> None:
