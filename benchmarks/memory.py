@@ -31,7 +31,7 @@ def run() -> Result:
     """Measure every case."""
     from torch import multiprocessing
 
-    from tandem.training.memory import estimate
+    from tandem.training.memory import IMPORTS, estimate
     from tandem.training.model_shape import read_shape
 
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed leaves the process, and the peak is a tensor's
@@ -48,7 +48,7 @@ def run() -> Result:
                 settings = _settings(spec)
                 shape = read_shape(model / "config.json", spec)
                 said = estimate(shape, settings)
-                ours = said.total - said.process
+                ours = said.total - IMPORTS
                 print(f"{method}, {stage}, {precision}: {measured['peak'] / MIB:.0f} MiB, estimated {ours / MIB:.0f}")
                 rows.append(
                     {

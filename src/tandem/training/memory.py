@@ -18,9 +18,10 @@ from typing import Any
 NF4_BYTES = (4 + 0.127) / 8  # per weight, with the doubly quantized constants: QLoRA, section 3
 MAX_LIVE = 1_000_000_000  # parameters that ZeRO 3 keeps gathered: DeepSpeed's own stage3_max_live_parameters
 HOST_BUFFERS = 1.5  # DeepSpeed's estimators: additional_buffer_factor
-# Python with torch, Ray and DeepSpeed before there is a model: resident memory, as measured without a GPU. A CUDA
-# context takes about as much of a GPU.
-PROCESS = 700 * 2**20
+# Python with torch, Ray and DeepSpeed before there is a model, and what the first step allocates once (kernels,
+# autograd, communication): resident memory, as measured without a GPU. A CUDA context takes about as much of a GPU.
+IMPORTS = 680 * 2**20
+FIRST_STEP = 60 * 2**20
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Estimate:
         buckets: In which gradients are reduced.
         activations: What the forward pass keeps for the backward pass.
         logits: At most: as if every token carried loss.
-        process: Before there is a model.
+        process: Imports, and what the first step allocates once.
         host: Offloaded to the processor's memory.
         disk: Offloaded to NVMe.
     """
@@ -161,7 +162,7 @@ def estimate(shape: ModelShape, settings: Settings) -> Estimate:
         buckets=buckets,
         activations=activations(shape, settings),
         logits=_logits(shape, settings),
-        process=PROCESS,
+        process=IMPORTS + FIRST_STEP,
         host=ceil(placed["cpu"] * HOST_BUFFERS),
         disk=placed["nvme"],
     )
