@@ -58,7 +58,7 @@ class ScheduleSpec(Spec):
     packing: bool = Field(
         True,
         description="rows of a pass one after another without padding, none attending to another; "
-        "false, a model for which that isn't proven, or a classifier: padded, rows of similar length together",
+        "false, a model for which that isn't proven, or a classifier: padded",
     )
     max_length: int = Field(1024, ge=16, description="tokens; a row whose answer would be cut is quarantined")
     weight_decay: float = Field(0.0, ge=0)

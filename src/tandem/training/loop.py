@@ -63,7 +63,8 @@ def planned(config: LoopConfig, data: TaskData) -> list[list[int]]:
         steps=config.steps,
         batch_size=schedule.batch_size,
         seed=schedule.seed,
-        by_length=not config.packing,
+        # Classes differ in length: rows of like length would make batches of one class.
+        by_length=not config.packing and config.spec.task == "generation",
     )
 
 
