@@ -69,12 +69,20 @@ def run(folder: Path, spec: dict[str, Any], interrupts: list[int], unfinished: b
     config = loop_config(folder, FinetuneSpec.model_validate(spec))
     for steps in interrupts:
         try:
-            train(config, InterruptedGroup(steps, told))
+            begin(config, InterruptedGroup(steps, told))
         except Interrupted:
             continue
         raise AssertionError("it ended before it was interrupted")
     if not unfinished:
-        train(config, TorchrunGroup())
+        begin(config, TorchrunGroup())
+
+
+def begin(config: LoopConfig, group: TorchrunGroup) -> None:
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    # It outlives a model of ZeRO 3 whose engine is still somewhere: a worker of Ray Train has one run in its life.
+    unset_hf_deepspeed_config()
+    train(config, group)
 
 
 def main() -> None:
