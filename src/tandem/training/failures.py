@@ -13,7 +13,7 @@ from typing import Any
 
 from tandem import errors
 from tandem.config.files import write_whole
-from tandem.errors import DivergedError, OutOfMemoryError, TandemError
+from tandem.errors import DivergedError, InputError, OutOfMemoryError, TandemError
 
 FAILURE = "training-error.json"
 _GIB = 1024**3
@@ -62,6 +62,9 @@ def recorded(train: Callable[[], None], folder: Path, *, worker: int, cuda: bool
         # All workers raise it at the same step: they end as if they were done, and nothing is restarted.
         if worker == 0:
             write_failure(folder, error)
+    except InputError as error:
+        write_failure(folder, error)
+        raise
     except (RuntimeError, MemoryError) as error:
         full = out_of_memory(error, worker=worker, measured=held_memory(cuda=cuda))
         if full is None:

@@ -6,7 +6,7 @@ import pytest
 import ray.exceptions
 import torch
 
-from tandem.errors import DivergedError, OutOfMemoryError
+from tandem.errors import DivergedError, ModelError, OutOfMemoryError
 from tandem.orchestrator.states import RETRYABLE, Observation, Reason, State, ending
 from tandem.training.failures import held_memory, memory_watch, out_of_memory, read_failure, recorded, write_failure
 
@@ -80,6 +80,18 @@ def test_a_broken_loss_ends_the_workers_quietly_and_the_first_one_writes(tmp_pat
     assert isinstance(error, DivergedError)
     assert str(error) == "batch.json: the loss is nan (look)"
     assert ending(Observation("FAILED", error={"type": "DivergedError", "what": "x"}))[1] == Reason.USER_ERROR
+
+
+def test_what_a_person_must_mend_is_not_tried_again(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise ModelError("not this one", remedy="another")
+
+    with pytest.raises(ModelError):
+        run(refuse, tmp_path, worker=1)
+    assert isinstance(read_failure(tmp_path), ModelError)
+    tried: list[int] = []
+    run(lambda: tried.append(1), tmp_path)
+    assert not tried
 
 
 def test_the_first_failure_stays_and_other_errors_are_nobodys_but_rays(tmp_path: Path) -> None:
