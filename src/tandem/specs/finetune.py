@@ -66,8 +66,8 @@ class ScheduleSpec(Spec):
     max_loss_growth: float | None = Field(
         3.0,
         gt=1,
-        description="the run stops when the mean loss of 10 steps is more than this many times that of the first 10; "
-        "null: only when it isn't a number",
+        description="the run stops when the mean loss of 10 steps is more than this many times that of the first 10, "
+        "and a nat more; null: only when it isn't a number",
     )
     seed: int = 0
 

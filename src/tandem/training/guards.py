@@ -16,6 +16,7 @@ from tandem.training.metrics import Record
 from tandem.training.tasks import TaskData
 
 OFFENDING_BATCH = "offending-batch.json"
+LEAST_GROWTH = 1.0  # nats: a loss of 0.01 that becomes 0.05 has grown five times, and is still a good one
 WINDOW = 10  # steps over which the loss is averaged before it is called diverging: one hard batch is no divergence
 
 
@@ -24,14 +25,15 @@ def fault(losses: Sequence[float], *, limit: float | None) -> str | None:
 
     Args:
         losses: Of all steps so far, the last one included.
-        limit: How many times the mean of the first `WINDOW` losses that of the last may reach; None for no limit.
+        limit: How many times the mean of the first `WINDOW` losses that of the last may reach; None for no limit. It
+            must grow by `LEAST_GROWTH` besides.
     """
     if not math.isfinite(losses[-1]):
         return f"the loss is {losses[-1]}"
     if limit is None or len(losses) < 2 * WINDOW:
         return None
     first, last = math.fsum(losses[:WINDOW]) / WINDOW, math.fsum(losses[-WINDOW:]) / WINDOW
-    if last > limit * first:
+    if last > limit * first and last > first + LEAST_GROWTH:
         return f"the loss diverges: {last:.4g} on average over the last {WINDOW} steps, {first:.4g} over the first"
     return None
 

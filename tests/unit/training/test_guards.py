@@ -30,6 +30,11 @@ def test_a_loss_that_grows_beyond_the_limit_on_average_is_a_fault() -> None:
     assert fault([*start, *[1e9] * WINDOW], limit=None) is None
 
 
+def test_a_small_loss_may_grow_many_times_and_still_be_small() -> None:
+    assert fault([*[0.01] * WINDOW, *[0.5] * WINDOW], limit=3.0) is None
+    assert fault([*[0.01] * WINDOW, *[1.5] * WINDOW], limit=3.0) is not None
+
+
 def test_one_hard_batch_and_a_short_run_are_no_divergence() -> None:
     assert fault([*[2.0] * WINDOW, *[2.0] * (WINDOW - 1), 20.0], limit=3.0) is None
     assert fault([1.0, 50.0, 100.0], limit=3.0) is None
