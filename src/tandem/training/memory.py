@@ -17,6 +17,7 @@ from typing import Any
 
 NF4_BYTES = (4 + 0.127) / 8  # per weight, with the doubly quantized constants: QLoRA, section 3
 MAX_LIVE = 1_000_000_000  # parameters that ZeRO 3 keeps gathered: DeepSpeed's own stage3_max_live_parameters
+PREFETCH = 50_000_000  # those that it gathers ahead, from its second pass on: stage3_prefetch_bucket_size
 HOST_BUFFERS = 1.5  # DeepSpeed's estimators: additional_buffer_factor
 # Python with torch, Ray and DeepSpeed before there is a model, and what the first step allocates once (kernels,
 # autograd, communication): resident memory, as measured without a GPU. A CUDA context takes about as much of a GPU.
@@ -145,7 +146,8 @@ def estimate(shape: ModelShape, settings: Settings) -> Estimate:
     gathered = 0
     if settings.stage == 3:
         # A layer's weights and gradients at least; in small models nothing is let go of within a step.
-        gathered = max(2 * shape.largest_layer, min(shape.parameters, MAX_LIVE)) * width
+        live = max(2 * shape.largest_layer, min(shape.parameters, MAX_LIVE))
+        gathered = (live + min(shape.parameters, PREFETCH)) * width
         weights //= share
     placed: Mapping[str, int] = {"cpu": 0, "nvme": 0}
     if settings.offload_optimizer != "none":
@@ -187,12 +189,13 @@ def activations(shape: ModelShape, settings: Settings) -> int:
 
 def _states(trained: int, width: int, settings: Settings, share: int) -> tuple[int, int]:
     """Bytes of the optimizer's states, and of what its step needs beside them."""
-    # Where torch's AdamW isn't fused it has two temporaries of the size of what it steps over.
-    temporaries = 0 if settings.fused else 8
     if width == 4 and settings.stage == 0:
-        return trained * 8, trained * temporaries  # without master weights, on the gradients themselves
-    # In all DeepSpeed's estimators count 20 bytes for ZeRO 2 and 18 for ZeRO 3, which steps in groups.
-    gradients = 2 if settings.stage == 3 else 4
+        return trained * 8, 0  # without master weights, on the gradients themselves
+    # In all DeepSpeed's estimators count 20 bytes for ZeRO 2 and 18 for ZeRO 3, which steps in groups. In fp32 the
+    # gradients are what they must be.
+    gradients = 0 if width == 4 else 2 if settings.stage == 3 else 4
+    # Where torch's AdamW isn't fused it has two temporaries of what it steps over: under ZeRO the whole share at once.
+    temporaries = 0 if settings.fused or settings.stage == 0 else 8
     return trained * 12 // share, trained * (gradients + temporaries) // share
 
 
