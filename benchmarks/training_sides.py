@@ -73,7 +73,6 @@ class Setting:
 
 def job(setting: Setting, folder: Path) -> dict[str, Any]:
     """The finetune job, under Ray Train, from this process's start on."""
-    imported = time.time()
     import ray
 
     from tandem.artifacts.job import JobContext
@@ -116,8 +115,7 @@ def job(setting: Setting, folder: Path) -> dict[str, Any]:
         "examples": str(context.dir),
         "precision": start["precision"],
         "startup": {
-            "Python": imported - STARTED,
-            "imports of the job, connect to Ray": phases["prepare"] - imported,
+            "imports of the job, connect to Ray": phases["prepare"] - STARTED,
             "read, tokenize, check": phases["workers"] - phases["prepare"],
             "Ray Train starts its workers": began - phases["workers"] - sum(setup.values()),
             **{f"worker: {name}": seconds for name, seconds in setup.items()},
