@@ -188,19 +188,23 @@ def trainer(setting: Setting, folder: Path) -> dict[str, Any]:
 
 
 def trl(setting: Setting, folder: Path) -> dict[str, Any]:
-    """TRL's SFTTrainer with packing: rows of `PACKED_LENGTH` tokens, about as many tokens to a step as ours."""
+    """TRL's SFTTrainer with packing: rows of `PACKED_LENGTH` tokens, about as many tokens to a step as ours.
+
+    One row to a pass: two stand one after the other and would make the attention mask four times as large.
+    """
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     rows = _rows(setting, folder)
     callback, ended = _clock()
-    arguments = _arguments(setting, folder) | {"per_device_train_batch_size": ROWS_IN_FLIGHT // 2}
+    arguments = _arguments(setting, folder) | {"per_device_train_batch_size": 1}
+    per_step = setting.batch_size // 2
     loop = SFTTrainer(
         model=_adapted(setting),
         args=SFTConfig(
             **arguments,
-            gradient_accumulation_steps=_accumulation(setting),
+            gradient_accumulation_steps=per_step,
             packing=True,
             max_length=PACKED_LENGTH,
             shuffle_dataset=False,
@@ -213,7 +217,6 @@ def trl(setting: Setting, folder: Path) -> dict[str, Any]:
     lengths = [len(ids) for ids in loop.train_dataset["input_ids"]]
     loop.train()
     loop.model.save_pretrained(folder / "trl")
-    per_step = arguments["per_device_train_batch_size"] * _accumulation(setting)
     return {"tokens": _sums(lengths, per_step), "seconds": _differences(ended), "adapter": f"{folder}/trl"}
 
 
