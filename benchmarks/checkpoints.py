@@ -50,7 +50,7 @@ def run() -> Result:
 
 def _measure(upload: str) -> dict[str, Any]:
     from tandem.training import metrics
-    from tandem.training.checkpoint_store import checkpoints
+    from tandem.training.checkpoints.store import checkpoints
     from tandem.training.group import TorchrunGroup
     from tandem.training.worker import train
 
@@ -87,7 +87,7 @@ def _config(folder: Path, upload: str) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from tandem.specs.finetune import FinetuneSpec
-    from tandem.training.dataset import Examples
+    from tandem.training.data.dataset import Examples
     from tandem.training.loop_config import LoopConfig
 
     torch.manual_seed(0)

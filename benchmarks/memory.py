@@ -31,8 +31,8 @@ def run() -> Result:
     """Measure every case."""
     from torch import multiprocessing
 
-    from tandem.training.memory import IMPORTS, estimate
-    from tandem.training.model_shape import read_shape
+    from tandem.training.methods.memory import IMPORTS, estimate
+    from tandem.training.methods.model_shape import read_shape
 
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed leaves the process, and the peak is a tensor's
     os.environ["DS_ACCELERATOR"] = "cpu"
@@ -100,8 +100,8 @@ def _spec(model: Path, method: str, stage: int, precision: str, checkpointing: b
 
 
 def _settings(spec: Any) -> Any:
-    from tandem.training.deepspeed import Hardware, build_config, combination
-    from tandem.training.memory import settings_of
+    from tandem.training.methods.deepspeed import Hardware, build_config, combination
+    from tandem.training.methods.memory import settings_of
 
     hardware = Hardware(cuda=False, bf16=True)
     built = build_config(spec, None, hardware)
@@ -134,10 +134,10 @@ def _work(rank: int, spec_json: str, folder: str, port: int) -> None:
     import torch
 
     from tandem.specs.finetune import FinetuneSpec
-    from tandem.training.engine import build_engine, configure
     from tandem.training.loop_config import LoopConfig
     from tandem.training.loss import completion_loss
-    from tandem.training.model import load_model
+    from tandem.training.methods.engine import build_engine, configure
+    from tandem.training.methods.model import load_model
     from tandem.training.tasks import Generation
 
     torch.set_num_threads(1)

@@ -24,8 +24,8 @@ def write_chats(folder: Path) -> dict[str, Path]:
     from tandem.demo.questions import write_questions
     from tandem.specs import FinetuneSpec, IndexSpec
     from tandem.specs.loading import read_yaml
-    from tandem.training.augment import augment
-    from tandem.training.examples import chat_turns
+    from tandem.training.data.augment import augment
+    from tandem.training.data.examples import chat_turns
 
     index = IndexSpec.model_validate(read_yaml(ROOT / "jobs" / "index.yaml").data)
     spec = FinetuneSpec.model_validate(read_yaml(ROOT / "jobs" / "finetune.yaml").data)

@@ -226,7 +226,7 @@ def evaluate(setting: Setting, folder: Path) -> dict[str, Any]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from tandem.training.dataset import Examples
+    from tandem.training.data.dataset import Examples
     from tandem.training.loss import completion_loss
 
     examples = Examples.load(folder / "storage" / "job" / "eval-examples")
@@ -253,7 +253,7 @@ def evaluate(setting: Setting, folder: Path) -> dict[str, Any]:
 
 def _rows(setting: Setting, folder: Path) -> list[dict[str, list[int]]]:
     """The job's own examples in the order in which it took them, `steps` times `batch_size`."""
-    from tandem.training.dataset import Examples
+    from tandem.training.data.dataset import Examples
     from tandem.training.schedule import plan_batches
 
     examples = Examples.load(folder / "storage" / "job" / "train-examples")

@@ -48,10 +48,10 @@ def _work(rank: int, spec_json: str, folder: str, port: int) -> None:
     }
     import torch
 
-    from tandem.training.checkpoints import save_weights
-    from tandem.training.engine import build_engine, configure
+    from tandem.training.checkpoints.saving import save_weights
     from tandem.training.loop_config import LoopConfig
-    from tandem.training.model import load_model
+    from tandem.training.methods.engine import build_engine, configure
+    from tandem.training.methods.model import load_model
     from tandem.training.tasks import Generation
 
     torch.set_num_threads(1)

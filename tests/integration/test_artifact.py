@@ -14,7 +14,7 @@ from stand_ins.engine_logits import PROMPT
 from tiny_models import write_llama
 
 from tandem.training.artifact import merge_adapter
-from tandem.training.dataset import Examples
+from tandem.training.data.dataset import Examples
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = TESTS / "stand_ins" / "engine_logits.py"

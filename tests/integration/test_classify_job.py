@@ -15,7 +15,7 @@ from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job
-from tandem.training.classification import LabelledExamples
+from tandem.training.classification.task import LabelledExamples
 
 LABELS = ("dog", "fox", "tandem")
 WORDS = {"dog": "lazy dog", "fox": "quick brown fox jumps", "tandem": "train and retrieve"}

@@ -20,8 +20,8 @@ from tandem.config.cluster import Cluster
 from tandem.errors import DataError, DivergedError, InputError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
-from tandem.training.checkpoint_store import checkpoint_step, checkpoints, incomplete
-from tandem.training.dataset import Examples
+from tandem.training.checkpoints.store import checkpoint_step, checkpoints, incomplete
+from tandem.training.data.dataset import Examples
 from tandem.training.loss import completion_loss
 from tandem.training.schedule import plan_batches
 

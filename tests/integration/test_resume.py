@@ -16,8 +16,8 @@ import pytest
 from tiny_models import write_llama
 
 from tandem.training import metrics
-from tandem.training.checkpoint_store import checkpoint_step, checkpoints
-from tandem.training.dataset import Examples
+from tandem.training.checkpoints.store import checkpoint_step, checkpoints
+from tandem.training.data.dataset import Examples
 
 WORKER = Path(__file__).parents[1] / "stand_ins" / "training_group.py"
 STEPS = 7

@@ -11,8 +11,8 @@ from tiny_models import write_llama
 from tandem.config.cluster import Cluster
 from tandem.data.sources import list_data_files
 from tandem.specs.base import PromptSpec
-from tandem.training.encoding import Encode, Encoded
-from tandem.training.streaming import stream
+from tandem.training.data.encoding import Encode, Encoded
+from tandem.training.data.streaming import stream
 
 
 def test_the_cluster_gives_what_one_process_gives(ray_cluster: Cluster, tmp_path: Path) -> None:

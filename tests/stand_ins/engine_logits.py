@@ -16,7 +16,7 @@ import torch
 from stand_ins.training_group import loop_config
 
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.checkpoints import save_weights
+from tandem.training.checkpoints.saving import save_weights
 from tandem.training.loop import planned, set_up, train_step
 
 STEPS = 3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tandem.orchestrator.ray_jobs import Machine
     from tandem.specs.finetune import FinetuneSpec
-    from tandem.training.memory import Estimate, ModelShape, Settings
+    from tandem.training.methods.memory import Estimate, ModelShape, Settings
 
 ROOM = 0.9  # of the memory: fragmentation, and what else a machine does
 GIB = 2**30
@@ -28,9 +28,9 @@ def plan_memory(spec: FinetuneSpec, storage: Path, machines: Sequence[Machine] |
     """
     from tandem.errors import TandemError
     from tandem.models.engines.hardware import computes_bf16, read_processor
-    from tandem.training.deepspeed import Hardware, build_config, combination, read_plain
-    from tandem.training.memory import estimate, settings_of
-    from tandem.training.model_shape import read_shape
+    from tandem.training.methods.deepspeed import Hardware, build_config, combination, read_plain
+    from tandem.training.methods.memory import estimate, settings_of
+    from tandem.training.methods.model_shape import read_shape
 
     try:
         config = model_config(spec.model, storage)
@@ -92,7 +92,7 @@ class Room:
 
 def propose(shape: ModelShape, settings: Settings, spec: FinetuneSpec, room: Room, *, cuda: bool) -> str:
     """The cheapest setting that fits: the first of `ladder`, in words that can be given to the command line."""
-    from tandem.training.memory import estimate
+    from tandem.training.methods.memory import estimate
 
     for candidate in ladder(settings, batch_size=spec.schedule.batch_size, cuda=cuda):
         needed = estimate(shape, candidate)

@@ -116,7 +116,7 @@ def _deepspeed_faults(file: Path, overrides: Sequence[str] = ()) -> list[SpecErr
     """What the DeepSpeed JSON of a sound finetune spec contradicts; nothing for other files."""
     from tandem.specs import FinetuneSpec
     from tandem.specs.loading import is_serve_config, load_spec
-    from tandem.training.deepspeed import faults_of
+    from tandem.training.methods.deepspeed import faults_of
 
     spec = None if is_serve_config(file) else load_spec(file, overrides)
     return faults_of(spec) if isinstance(spec, FinetuneSpec) else []

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from tandem.config.files import write_whole
 from tandem.errors import DivergedError
-from tandem.training.dataset import read_ids
+from tandem.training.data.dataset import read_ids
 from tandem.training.loop_config import LoopConfig
 from tandem.training.metrics import Record
 from tandem.training.tasks import TaskData

@@ -16,18 +16,18 @@ from tandem.retrieval.actor import NAMESPACE
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.artifact import METRICS, write_artifact
-from tandem.training.classification_prepare import Classes, prepare_labelled
-from tandem.training.classification_report import evaluate_classes
-from tandem.training.deepspeed import Hardware, build_config, read_plain
+from tandem.training.classification.prepare import Classes, prepare_labelled
+from tandem.training.classification.report import evaluate_classes
+from tandem.training.data.masks import padding_id
+from tandem.training.data.packing import obstacle
+from tandem.training.data.prepare import Prepared, prepare
 from tandem.training.failures import FAILURE, memory_watch, read_failure
 from tandem.training.gauges import Gauges
 from tandem.training.guards import OFFENDING_BATCH
 from tandem.training.loop_config import LoopConfig
-from tandem.training.masks import padding_id
+from tandem.training.methods.deepspeed import Hardware, build_config, read_plain
+from tandem.training.methods.model import check_quantization
 from tandem.training.metrics import Record
-from tandem.training.model import check_quantization
-from tandem.training.packing import obstacle
-from tandem.training.prepare import Prepared, prepare
 from tandem.training.schedule import total_steps
 from tandem.training.tracking import Tracker
 from tandem.training.worker import train_worker

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.machine import cores
-from tandem.training.engine import build_engine, configure
+from tandem.training.data.packing import attend_per_document
 from tandem.training.guards import LossGuard
 from tandem.training.loop_config import LoopConfig
-from tandem.training.model import load_model
-from tandem.training.packing import attend_per_document
+from tandem.training.methods.engine import build_engine, configure
+from tandem.training.methods.model import load_model
 from tandem.training.schedule import micro_batches, plan_batches, share
 from tandem.training.tasks import Task, TaskData, task_of
 from tandem.training.throughput import Meter

@@ -50,7 +50,7 @@ def completion_loss(
         input_ids: (batch, seq) int64.
         attention_mask: (batch, seq) int64, or None where no row is padded.
         loss_mask: (batch, seq) bool, False in the first column and where a packed document begins.
-        documents: For packed rows, what `tandem.training.packing.documents` says of them.
+        documents: For packed rows, what `tandem.training.data.packing.documents` says of them.
 
     Returns:
         A float32 scalar, in nats: the sum, so that parts of a batch add up to the whole.

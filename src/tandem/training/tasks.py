@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tandem.training.classification import Classification
-from tandem.training.dataset import Examples, PackedExamples
+from tandem.training.classification.task import Classification
+from tandem.training.data.dataset import Examples, PackedExamples
+from tandem.training.data.packing import documents
 from tandem.training.loop_config import LoopConfig
 from tandem.training.loss import completion_loss
-from tandem.training.packing import documents
 
 
 class TaskData(Protocol):

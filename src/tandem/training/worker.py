@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.training import metrics
-from tandem.training.checkpoints import Checkpoints, Resumed, save_weights
+from tandem.training.checkpoints.saving import Checkpoints, Resumed, save_weights
 from tandem.training.early_stopping import Evaluated, stop_reason
 from tandem.training.failures import recorded
 from tandem.training.group import RayGroup, WorkerGroup

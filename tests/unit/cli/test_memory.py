@@ -11,7 +11,7 @@ from stand_ins.shell import Shell
 from tandem.cli.memory import ladder, plan_memory
 from tandem.orchestrator.ray_jobs import Machine, machine_of
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.memory import Settings
+from tandem.training.methods.memory import Settings
 
 GIB = 2**30
 CPUS = Machine(cpus=4, gpus=0, memory=16 * GIB, gpu_memory=0)

@@ -14,7 +14,7 @@ from tandem.errors import SpecError
 from tandem.specs.combinations import DIMENSIONS, REFUSALS, refusals
 from tandem.specs.finetune import FinetuneSpec, OffloadSpec
 from tandem.specs.loading import validate_file
-from tandem.training.deepspeed import Hardware, build_config, combination
+from tandem.training.methods.deepspeed import Hardware, build_config, combination
 
 Cell = dict[str, str | int]
 

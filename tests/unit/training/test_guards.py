@@ -10,7 +10,7 @@ import pytest
 
 from tandem.errors import DivergedError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.dataset import IDS, Examples
+from tandem.training.data.dataset import IDS, Examples
 from tandem.training.guards import OFFENDING_BATCH, WINDOW, LossGuard, fault
 from tandem.training.loop_config import LoopConfig
 

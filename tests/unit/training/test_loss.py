@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tandem.training.dataset import Examples
+from tandem.training.data.dataset import Examples
 from tandem.training.loss import completion_loss
 
 SEQUENCES = [

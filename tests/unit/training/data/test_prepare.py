@@ -14,8 +14,8 @@ from tandem.errors import DataError
 from tandem.retrieval import retriever as retrieval
 from tandem.retrieval.retriever import Passage
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.dataset import Examples
-from tandem.training.prepare import prepare
+from tandem.training.data.dataset import Examples
+from tandem.training.data.prepare import prepare
 
 
 def passage(text: str, source: str = "a.md") -> Passage:

@@ -19,8 +19,8 @@ from tandem.data.splits import question_key, rank, row_sha256
 from tandem.models.prompts import PassageLike
 from tandem.specs.base import PromptSpec
 from tandem.specs.finetune import RetrievalAugmentedSpec
-from tandem.training.augment import augment
-from tandem.training.examples import build_examples
+from tandem.training.data.augment import augment
+from tandem.training.data.examples import build_examples
 
 if TYPE_CHECKING:
     from tandem.retrieval.retriever import Retriever
@@ -92,7 +92,7 @@ def read(file: DataFile) -> Iterator[list[Located]]:
 
 
 class Retrieve:
-    """Gives questions the passages of their prompts (see `tandem.training.augment`).
+    """Gives questions the passages of their prompts (see `tandem.training.data.augment`).
 
     Args:
         open_retriever: Called where it is to run, once there is a question.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from tandem.data.rows import TrainRow
-from tandem.training.augment import Augmented, augment, is_gold
+from tandem.training.data.augment import Augmented, augment, is_gold
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tandem.data.labelled import LabelledRow
-from tandem.training.classification_metrics import Scores, draw_confusion, score
-from tandem.training.classification_prepare import Classes
+from tandem.training.classification.metrics import Scores, draw_confusion, score
+from tandem.training.classification.prepare import Classes
 
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.jsonl"

@@ -8,12 +8,12 @@ import pytest
 
 from tandem.errors import SpecError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.deepspeed import Hardware, build_config, conflicts, read_plain
+from tandem.training.methods.deepspeed import Hardware, build_config, conflicts, read_plain
 
 CPU = Hardware(cuda=False, bf16=False)
 CPU_BF16 = Hardware(cuda=False, bf16=True)
 GPU = Hardware(cuda=True, bf16=True)
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 def spec(**fields: Any) -> FinetuneSpec:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from tandem.training.classification_metrics import confusion_matrix as ours
-from tandem.training.classification_metrics import draw_confusion, macro_f1, score
+from tandem.training.classification.metrics import confusion_matrix as ours
+from tandem.training.classification.metrics import draw_confusion, macro_f1, score
 
 LABELS = ("business", "sports", "tech")
 

@@ -14,8 +14,8 @@ from tandem.data.rows import TrainRow
 from tandem.errors import DataError, ModelError
 from tandem.models.prompts import PassageLike, build_messages
 from tandem.specs.base import PromptSpec
-from tandem.training.dataset import Examples
-from tandem.training.masks import Tokens, tokenize_chat, tokenize_completion, tokenize_text
+from tandem.training.data.dataset import Examples
+from tandem.training.data.masks import Tokens, tokenize_chat, tokenize_completion, tokenize_text
 
 SHOWN_SAMPLES = 3
 SHOWN_PROMPT_TOKENS = 48

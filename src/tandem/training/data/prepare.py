@@ -19,11 +19,11 @@ from tandem.data.splits import digests_sha256, held_out
 from tandem.errors import DataError
 from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.dataset import read_ids
-from tandem.training.encoding import Encode, Retrieve
-from tandem.training.examples import preflight
-from tandem.training.staging import Staged
-from tandem.training.streaming import CLUSTER_BYTES, stream
+from tandem.training.data.dataset import read_ids
+from tandem.training.data.encoding import Encode, Retrieve
+from tandem.training.data.examples import preflight
+from tandem.training.data.staging import Staged
+from tandem.training.data.streaming import CLUSTER_BYTES, stream
 
 if TYPE_CHECKING:
     from tandem.retrieval.retriever import Retriever

@@ -16,9 +16,9 @@ from tandem.data.labelled_splits import LabelledSplit, labelled_sha256, split_la
 from tandem.data.quarantine import check_quarantined, write_quarantine
 from tandem.errors import DataError, ModelError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.classification import LabelledExamples, class_weights
-from tandem.training.dataset import IDS
-from tandem.training.prepare import Prepared
+from tandem.training.classification.task import LabelledExamples, class_weights
+from tandem.training.data.dataset import IDS
+from tandem.training.data.prepare import Prepared
 
 BATCH_ROWS = 1_000  # tokenized at once
 SHOWN_TOKENS = 24

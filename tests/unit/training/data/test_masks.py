@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tandem.errors import DataError, ModelError
-from tandem.training.masks import padding_id, tokenize_chat, tokenize_completion, tokenize_text
+from tandem.training.data.masks import padding_id, tokenize_chat, tokenize_completion, tokenize_text
 
 SINGLE = (("user", "What?"), ("assistant", "The fox"))
 MULTI = (("user", "A?"), ("assistant", "one"), ("user", "B?"), ("assistant", "two"))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training import checkpoint_store as files
-from tandem.training.checkpoint_store import Skipped
+from tandem.training.checkpoints import store as files
+from tandem.training.checkpoints.store import Skipped
+from tandem.training.checkpoints.universal import UNIVERSAL_INFO, convert, loading_universal
 from tandem.training.early_stopping import Evaluated, best
 from tandem.training.group import WorkerGroup
 from tandem.training.metrics import Record
-from tandem.training.universal import UNIVERSAL_INFO, convert, loading_universal
 
 TAG = "deepspeed"
 

@@ -10,8 +10,8 @@ import pytest
 
 from tandem.errors import ModelError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.memory import MAX_LIVE, PREFETCH, Estimate, ModelShape, Settings, activations, estimate
-from tandem.training.model_shape import read_shape
+from tandem.training.methods.memory import MAX_LIVE, PREFETCH, Estimate, ModelShape, Settings, activations, estimate
+from tandem.training.methods.model_shape import read_shape
 
 BILLION = 1_000_000_000
 SHAPE = ModelShape(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.training.checkpoint_store import (
+from tandem.training.checkpoints.store import (
     Skipped,
     checkpoint_folder,
     checkpoint_step,

@@ -7,8 +7,8 @@ from typing import Any
 
 from tandem.errors import ModelError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.memory import ModelShape
-from tandem.training.model import with_adapter
+from tandem.training.methods.memory import ModelShape
+from tandem.training.methods.model import with_adapter
 
 GATES = ("gate_proj", "gate_up_proj")
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from tandem.data.quarantine import Fault, check_share, write_quarantine
 from tandem.errors import DataError
-from tandem.training.dataset import IDS, Examples
-from tandem.training.encoding import Encoded
+from tandem.training.data.dataset import IDS, Examples
+from tandem.training.data.encoding import Encoded
 
 _COPY_SEQUENCES = 4096  # copied at once from the staging files
 

@@ -7,7 +7,7 @@ import torch
 from tiny_models import write_llama
 from torch.nn import functional
 
-from tandem.training.classification import Classification, LabelledExamples, class_weights, fresh_modules
+from tandem.training.classification.task import Classification, LabelledExamples, class_weights, fresh_modules
 
 
 def test_examples_come_back_as_they_were_written(tmp_path: Path) -> None:

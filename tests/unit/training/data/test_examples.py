@@ -9,8 +9,8 @@ import pytest
 from tandem.data.rows import TrainRow, parse_training
 from tandem.errors import DataError, ModelError
 from tandem.specs.base import PromptSpec
-from tandem.training.dataset import Examples
-from tandem.training.examples import Example, build_examples, preflight
+from tandem.training.data.dataset import Examples
+from tandem.training.data.examples import Example, build_examples, preflight
 
 PROMPT = PromptSpec()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tandem.training.attention import BLOCK, LONGEST, causal_attention, worth_it
+from tandem.training.methods.attention import BLOCK, LONGEST, causal_attention, worth_it
 
 
 def inputs(length: int, heads: int, key_heads: int) -> list[torch.Tensor]:

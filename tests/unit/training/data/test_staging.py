@@ -10,9 +10,9 @@ import pytest
 
 from tandem.data.quarantine import Fault
 from tandem.errors import DataError
-from tandem.training.dataset import Examples, read_ids
-from tandem.training.encoding import Encoded
-from tandem.training.staging import Staged
+from tandem.training.data.dataset import Examples, read_ids
+from tandem.training.data.encoding import Encoded
+from tandem.training.data.staging import Staged
 
 
 def encoded(id: str, *lengths: int, line: int = 1, file: str = "a.jsonl", **fields: Any) -> Encoded:

@@ -11,9 +11,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tandem.training.dataset import Examples, PackedExamples
+from tandem.training.data.dataset import Examples, PackedExamples
+from tandem.training.data.packing import (
+    FAMILIES,
+    PER_DOCUMENT,
+    attend_per_document,
+    choose_attention,
+    documents,
+    obstacle,
+)
 from tandem.training.loss import completion_loss
-from tandem.training.packing import FAMILIES, PER_DOCUMENT, attend_per_document, choose_attention, documents, obstacle
 from tandem.training.tasks import Generation
 
 WINDOW = 6  # shorter than most of the documents below

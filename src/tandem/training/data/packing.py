@@ -116,7 +116,7 @@ def per_document_attention(
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from tandem.training.attention import causal_attention, worth_it
+    from tandem.training.methods.attention import causal_attention, worth_it
 
     if attention_mask is not None or cu_seq_lens_q is None:
         if attention_mask is None and sliding_window is not None and key.shape[2] > sliding_window:

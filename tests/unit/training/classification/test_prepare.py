@@ -12,8 +12,8 @@ from tiny_models import write_embedder
 from tandem.artifacts.job import JobContext
 from tandem.errors import DataError, ModelError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.classification import LabelledExamples
-from tandem.training.classification_prepare import ensure_padding, prepare_labelled
+from tandem.training.classification.prepare import ensure_padding, prepare_labelled
+from tandem.training.classification.task import LabelledExamples
 
 ROWS = [{"text": f"the fox number {n} jumps", "label": "fox"} for n in range(12)]
 ROWS += [{"text": f"a lazy dog, dog {n}", "label": "dog"} for n in range(4)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tandem.data.sources import DataFile
-from tandem.training.encoding import Encode, Encoded, Located, Retrieve, read
+from tandem.training.data.encoding import Encode, Encoded, Located, Retrieve, read
 
 CLUSTER_BYTES = 32 * 1024**2  # files larger than this together are worth the seconds that Ray Data takes to start
 BLOCK_BYTES = 4 * 1024**2  # of rows in a block of Ray Data: small, so that one large file is encoded by many

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tandem.training.classification_metrics import confusion_matrix, macro_f1
+from tandem.training.classification.metrics import confusion_matrix, macro_f1
 
 _PEFT_HEADS = ("classifier", "score")  # PEFT itself trains and saves these for the task
 

@@ -1,0 +1,1 @@
+"""Checkpoints: saved meanwhile, verified, loaded by any number of workers."""

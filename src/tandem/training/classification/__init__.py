@@ -1,0 +1,1 @@
+"""What `task: classification` adds: labels, a head, figures with intervals, a report."""
