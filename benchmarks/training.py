@@ -45,8 +45,9 @@ def run() -> list[Result]:
             folder = root / f"round-{number}"
             folder.mkdir()
             (folder / "setting.json").write_text(json.dumps(asdict(setting)))
-            if number:  # the others take the examples that the first round's job prepared
-                (folder / "storage").symlink_to(root / "round-0" / "storage")
+            # The other sides take the examples that the first round's job prepares. A job's folder is its own in each
+            # round: in the first one's it would find its checkpoint, and have nothing to train.
+            (folder / "prepared").symlink_to(root / "round-0" / "storage" / "job")
             rounds.append(_round(folder, list(SIDES) if number % 2 == 0 else list(SIDES)[::-1], setting.workers))
         losses = _python("evaluate", root / "round-0")
     said = {

@@ -138,7 +138,7 @@ def torchrun(setting: Setting, folder: Path) -> dict[str, Any]:
         spec=setting.spec(),
         plain=None,
         model=setting.model,
-        train=str(folder / "storage" / "job" / "train-examples"),
+        train=str(folder / "prepared" / "train-examples"),
         eval=None,
         steps=setting.steps,
         pad_id=0,
@@ -229,7 +229,7 @@ def evaluate(setting: Setting, folder: Path) -> dict[str, Any]:
     from tandem.training.data.dataset import Examples
     from tandem.training.loss import completion_loss
 
-    examples = Examples.load(folder / "storage" / "job" / "eval-examples")
+    examples = Examples.load(folder / "prepared" / "eval-examples")
     order = sorted(range(len(examples)), key=lambda index: examples.lengths[index])
 
     def loss(model: Any) -> float:
@@ -256,7 +256,7 @@ def _rows(setting: Setting, folder: Path) -> list[dict[str, list[int]]]:
     from tandem.training.data.dataset import Examples
     from tandem.training.schedule import plan_batches
 
-    examples = Examples.load(folder / "storage" / "job" / "train-examples")
+    examples = Examples.load(folder / "prepared" / "train-examples")
     batches = plan_batches(examples.lengths, steps=setting.steps, batch_size=setting.batch_size, seed=0)
     rows = []
     # Within a batch the order changes nothing but the padding, and chance decides it, as a shuffled data set does.
