@@ -103,14 +103,14 @@ def _config(folder: Path, upload: str) -> Any:
     chance = np.random.default_rng(0)
     mask = [position > 0 for position in range(TOKENS)]
     rows = [(chance.integers(0, VOCABULARY, TOKENS).tolist(), mask) for _ in range(ROWS * STEPS)]
-    Examples.pack(rows).save(folder / "train.npz")
+    Examples.pack(rows).save(folder / "train-examples")
     (folder / "out").mkdir()
     spec = FinetuneSpec.model_validate(
         {
             "kind": "finetune",
             "name": "checkpoints",
             "model": str(folder / "model"),
-            "data": {"train": str(folder / "train.npz")},
+            "data": {"train": str(folder / "train-examples")},
             "method": "full",
             "precision": "fp32",
             "deepspeed": 2,
@@ -122,7 +122,7 @@ def _config(folder: Path, upload: str) -> Any:
         spec=spec,
         plain=None,
         model=str(folder / "model"),
-        train=str(folder / "train.npz"),
+        train=str(folder / "train-examples"),
         eval=None,
         steps=STEPS,
         pad_id=0,

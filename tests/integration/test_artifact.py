@@ -32,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("artifact")
     write_llama(root / "model", hidden=32)
     rows = [(list(range(at, at + 8)), [False] * 4 + [True] * 4) for at in range(10, 42)]
-    for name in ("train.npz", "eval.npz"):
+    for name in ("train-examples", "eval-examples"):
         Examples.pack(rows).save(root / name)
     cases = []
     for method, stage, precision in CASES:

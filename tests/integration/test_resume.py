@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("resume")
     write_llama(root / "model", hidden=32)
     chance = np.random.default_rng(0)
-    for file, rows in (("train.npz", 40), ("eval.npz", 6)):
+    for file, rows in (("train-examples", 40), ("eval-examples", 6)):
         sequences = []
         for _ in range(rows):
             # Each token is its predecessor and one more: there is something to learn.
@@ -53,7 +53,7 @@ def item(root: Path, folder: str, case: str = "lora zero2 fp32", **fields: Any) 
         "kind": "finetune",
         "name": "tiny",
         "model": str(root / "model"),
-        "data": {"train": "train.npz"},
+        "data": {"train": "train-examples"},
         "method": method,
         "lora": {"r": 4, "dropout": 0.1},
         "precision": precision,
@@ -199,7 +199,7 @@ def test_a_loss_that_rises_stops_training_and_the_best_weights_remain(on_two_wor
         model = PeftModel.from_pretrained(base, folder / "out")
     else:
         model = AutoModelForCausalLM.from_pretrained(folder / "out")
-    examples = Examples.load(on_two_workers / "eval.npz")
+    examples = Examples.load(on_two_workers / "eval-examples")
     everything = range(len(examples))
     with torch.no_grad():
         batch = examples.collate(everything, pad_id=0)

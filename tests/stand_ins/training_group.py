@@ -3,7 +3,7 @@
 RUNS is a JSON file: a list of ``{"folder", "spec", "interrupts": [steps, …], "unfinished": bool, "told": steps}``.
 Each run is begun once per interrupt, which ends it after so many steps as a kill would, and then once more to its end,
 unless it is to be left unfinished. After `told` steps it hears that a machine goes away. A folder holds what earlier
-groups left in it; train.npz and eval.npz lie beside it.
+groups left in it; train-examples and eval-examples lie beside it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def loop_config(folder: Path, spec: FinetuneSpec) -> LoopConfig:
         spec=spec,
         plain=None,
         model=spec.model,
-        train=str(folder.parent / "train.npz"),
-        eval=str(folder.parent / "eval.npz"),
+        train=str(folder.parent / "train-examples"),
+        eval=str(folder.parent / "eval-examples"),
         steps=total_steps(1000, spec.schedule),
         pad_id=0,
         packing=spec.schedule.packing,

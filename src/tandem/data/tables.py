@@ -46,18 +46,6 @@ def scan_rows(file: Path | DataFile) -> Iterator[tuple[int, Row | Fault]]:
         yield from _scan_json(data)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """As `scan_rows`, but a broken line is an error.
-
-    Raises:
-        DataError: As for `scan_rows`, and at the first line that can't be read.
-    """
-    for line, row in scan_rows(path):
-        if isinstance(row, Fault):
-            raise DataError(row.reason, where=row.where, remedy="mend or remove this line")
-        yield line, row
-
-
 def _scan_json(data: DataFile) -> Iterator[tuple[int, Row | Fault]]:
     with data.open() as file:
         for number, raw in enumerate(file, start=1):
