@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import checkpoints, engine, memory, retrieval, training
+from benchmarks import checkpoints, engine, launcher, memory, retrieval, training
 from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "memory": memory.run,
     "checkpoints": checkpoints.run,
     "training": training.run,
+    "launcher": launcher.run,
 }
 
 

@@ -149,7 +149,7 @@ class FinetuneSpec(Spec):
     workers: int | tuple[int, int] = Field(
         1, description="how many; or [min, max]: as many as the cluster has room for, resized when nodes come and go"
     )
-    cpus_per_worker: float = Field(1, gt=0)
+    cpus_per_worker: float = Field(1, gt=0, description="reserved for each, which computes in as many threads")
     gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     checkpoint: CheckpointSpec = CheckpointSpec()
     early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()

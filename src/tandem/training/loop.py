@@ -228,8 +228,9 @@ def set_up(config: LoopConfig) -> Worker:
     logging.disable_progress_bar()
     # DeepSpeed calls torch by names that torch is renaming, at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    # Without a limit each worker would start a thread for every core, and they would fight for them.
-    threads = max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
+    # Without a limit each worker would start a thread for every core: they would fight for them, and take what Ray has
+    # given to others.
+    threads = max(1, min(int(config.spec.cpus_per_worker), cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
     torch.set_num_threads(threads)
     imported = time.perf_counter()
     task = task_of(config)
