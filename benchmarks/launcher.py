@@ -19,8 +19,8 @@ from benchmarks.training_runs import WARM_UP, demo_setting, ray_head, run_side, 
 from benchmarks.training_sides import Setting
 
 ROUNDS = 2
-STEPS = 5
-ROWS_PER_WORKER = 4
+STEPS = 7
+ROWS_PER_WORKER = 2
 CONTENDERS = {  # name: side, workers, beside an idle Ray head
     "torchrun, one worker, a core left": ("torchrun", 1, False),
     "job, one worker, a core left": ("job", 1, False),

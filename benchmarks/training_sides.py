@@ -61,7 +61,7 @@ class Setting:
                     "max_steps": self.steps,
                     "epochs": 1000,
                     "batch_size": self.batch_size,
-                    "micro_batch_size": ROWS_IN_FLIGHT // self.workers,
+                    "micro_batch_size": min(ROWS_IN_FLIGHT, self.batch_size) // self.workers,
                     "learning_rate": self.learning_rate,
                     "scheduler": "constant",
                     "warmup": 0,

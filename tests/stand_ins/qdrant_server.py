@@ -6,6 +6,7 @@ in-memory mode ignores the top-level filter of a fusion, so a query that forgets
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from typing import Annotated, Any
 
 import uvicorn
 from fastapi import Body, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from qdrant_client import QdrantClient
 from qdrant_client.http.models import (
+    ChangeAliasesOperation,
     CountRequest,
     CreateCollection,
     PointIdsList,
@@ -25,6 +27,7 @@ from qdrant_client.http.models import (
     ScrollRequest,
 )
 
+LATE_S = 5.0
 Json = Annotated[Any, Body()]
 
 
@@ -35,13 +38,17 @@ class StandIn:
     Attributes:
         url: Where it listens.
         api_key: What callers must present; None for no check.
-        faults: Statuses that the next requests get instead of an answer, first in first out.
+        faults: What the next requests get instead of an answer, first in first out: a status, "half" an answer, or
+            "late", after more seconds than a client waits.
+        answers_no_to_exists: How many times more it denies to have a collection: as if it came a moment later.
         requests: Method, path and body of every request so far.
     """
 
     url: str = ""
     api_key: str | None = None
-    faults: list[int] = field(default_factory=list)
+    faults: list[int | str] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    answers_no_to_exists: int = 0
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
 
 
@@ -55,16 +62,26 @@ def build_app(state: StandIn) -> FastAPI:
             result = [_plain(item) for item in result]
         return JSONResponse({"result": _plain(result), "status": "ok", "time": 0.0})
 
+    async def fail(fault: int | str) -> Response:
+        if fault == "half":
+            # The connection closes before the promised length.
+            return Response(b'{"result": {"coll', headers={"content-length": "500"}, media_type="application/json")
+        if fault == "late":
+            await asyncio.to_thread(state.stopping.wait, LATE_S)
+            return Response(status_code=504)
+        assert isinstance(fault, int)
+        headers = {"Retry-After": "0"} if fault == 429 else {}
+        return JSONResponse({"status": {"error": f"injected {fault}"}}, fault, headers)
+
     @app.middleware("http")
     async def check(request: Request, forward: Any) -> Any:
         state.requests.append((request.method, request.url.path, await request.body()))
         if state.api_key is not None and request.headers.get("api-key") != state.api_key:
             return JSONResponse({"status": {"error": "Invalid API key"}}, 401)
         if state.faults:
-            status = state.faults.pop(0)
-            return JSONResponse({"status": {"error": f"injected {status}"}}, status)
+            return await fail(state.faults.pop(0))
         parts = request.url.path.split("/")
-        is_about_one = len(parts) > 2 and parts[2] and not request.url.path.endswith("/exists")
+        is_about_one = len(parts) > 2 and parts[2] not in ("", "aliases") and not request.url.path.endswith("/exists")
         if (
             is_about_one
             and not (request.method == "PUT" and len(parts) == 3)
@@ -83,6 +100,9 @@ def build_app(state: StandIn) -> FastAPI:
 
     @app.get("/collections/{name}/exists")
     def exists(name: str) -> JSONResponse:
+        if state.answers_no_to_exists:
+            state.answers_no_to_exists -= 1
+            return ok({"exists": False})
         return ok({"exists": client.collection_exists(name)})
 
     @app.get("/collections/{name}")
@@ -102,6 +122,16 @@ def build_app(state: StandIn) -> FastAPI:
     def drop(name: str) -> JSONResponse:
         with lock:
             return ok(client.delete_collection(name))
+
+    @app.get("/aliases")
+    def aliases() -> JSONResponse:
+        with lock:
+            return ok(client.get_aliases())
+
+    @app.post("/collections/aliases")
+    def change_aliases(body: Json) -> JSONResponse:
+        with lock:
+            return ok(client.update_collection_aliases(ChangeAliasesOperation.model_validate(body).actions))
 
     @app.put("/collections/{name}/index")
     def index(name: str) -> JSONResponse:
@@ -127,7 +157,11 @@ def build_app(state: StandIn) -> FastAPI:
         wanted = ScrollRequest.model_validate(body)
         with lock:
             points, following = client.scroll(
-                name, limit=wanted.limit or 10, offset=wanted.offset, with_payload=wanted.with_payload or False
+                name,
+                limit=wanted.limit or 10,
+                offset=wanted.offset,
+                with_payload=wanted.with_payload or False,
+                with_vectors=wanted.with_vector or False,
             )
         return ok({"points": [_plain(point) for point in points], "next_page_offset": following})
 
@@ -159,6 +193,7 @@ def running() -> Iterator[StandIn]:
     try:
         yield state
     finally:
+        state.stopping.set()
         server.should_exit = True
         thread.join(timeout=10)
         socket.close()

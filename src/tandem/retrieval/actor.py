@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.errors import StoreError, TandemError, UnreachableError
-from tandem.retrieval.store import Filter, Hit, Page, Point, Query, VectorStore
+from tandem.retrieval.store import USUAL_VECTORS, Filter, Hit, Page, Point, Query, VectorStore
+from tandem.specs.index import VectorIndexSpec
 
 if TYPE_CHECKING:
     from tandem.config.cluster import Cluster
@@ -44,9 +45,11 @@ class ActorStore:
     def __repr__(self) -> str:
         return f"ActorStore({NAME!r})"
 
-    def create_collection(self, collection: str, *, dimension: int, sparse: bool) -> None:
+    def create_collection(
+        self, collection: str, *, dimension: int, sparse: bool, vectors: VectorIndexSpec = USUAL_VECTORS
+    ) -> None:
         """Make a collection; nothing happens if it is there with the same shape."""
-        self._call("create_collection", collection, dimension=dimension, sparse=sparse)
+        self._call("create_collection", collection, dimension=dimension, sparse=sparse, vectors=vectors)
 
     def drop_collection(self, collection: str) -> None:
         """Delete a collection with all that it holds."""
@@ -56,6 +59,15 @@ class ActorStore:
         """The names of the collections, sorted."""
         names: list[str] = self._call("collections")
         return names
+
+    def aliases(self) -> dict[str, str]:
+        """The collection that each alias stands for."""
+        aliases: dict[str, str] = self._call("aliases")
+        return aliases
+
+    def set_alias(self, alias: str, collection: str) -> None:
+        """Let an alias stand for a collection from now on."""
+        self._call("set_alias", alias, collection)
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, in place of those with the same ids; when it returns they are durable."""
@@ -71,9 +83,11 @@ class ActorStore:
         hits: list[list[Hit]] = self._call("search", collection, list(queries))
         return hits
 
-    def scroll(self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None) -> Page:
+    def scroll(
+        self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None, vectors: bool = False
+    ) -> Page:
         """One page of all records, in the order of their ids."""
-        page: Page = self._call("scroll", collection, fields=list(fields), limit=limit, offset=offset)
+        page: Page = self._call("scroll", collection, fields=list(fields), limit=limit, offset=offset, vectors=vectors)
         return page
 
     def count(self, collection: str, *, tenant: str | None, filter: Filter | None) -> int:

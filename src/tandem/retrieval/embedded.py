@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.files import write_whole
-from tandem.errors import InputError, StoreError
+from tandem.errors import InputError, NotFoundError, StoreError
 from tandem.retrieval import store as contract
 from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
+from tandem.specs.index import VectorIndexSpec
 
 _SHAPE = "collection.json"  # written last: without it a collection isn't there
 _SHARD = "shard"
+_ALIASES = "aliases.json"
 
 
 class EdgeStore:
@@ -39,11 +41,16 @@ class EdgeStore:
         folder.mkdir(parents=True, exist_ok=True)
         for shape in sorted(folder.glob(f"*/{_SHAPE}")):
             self._shards[shape.parent.name] = self._load(shape.parent)
+        # An alias whose collection was dropped before the file was written again means nothing.
+        written = json.loads((folder / _ALIASES).read_text()) if (folder / _ALIASES).is_file() else {}
+        self._aliases = {alias: name for alias, name in written.items() if name in self._shards}
 
     def __repr__(self) -> str:
         return f"EdgeStore({str(self._folder)!r}, collections={self.collections()})"
 
-    def create_collection(self, collection: str, *, dimension: int, sparse: bool) -> None:
+    def create_collection(
+        self, collection: str, *, dimension: int, sparse: bool, vectors: VectorIndexSpec = contract.USUAL_VECTORS
+    ) -> None:
         """Make a collection; nothing happens if it is there with the same shape."""
         from qdrant_edge import EdgeShard, KeywordIndexParams, UpdateOperation
 
@@ -53,11 +60,13 @@ class EdgeStore:
             if collection in self._shards:
                 check_shape(json.loads((folder / _SHAPE).read_text()), wanted, collection, str(folder))
                 return
+            if collection in self._aliases:
+                raise contract.name_is_taken(collection, "an alias", str(self._folder))
             # Without its shape this is the remains of a creation that was cut short.
             shutil.rmtree(folder, ignore_errors=True)
             (folder / _SHARD).mkdir(parents=True)
             with _translated(self._where(collection)):
-                shard = EdgeShard.create(str(folder / _SHARD), _config(dimension, sparse))
+                shard = EdgeShard.create(str(folder / _SHARD), _config(dimension, sparse, vectors))
                 for field in contract.INDEXED_FIELDS:
                     params = KeywordIndexParams(is_tenant=field == TENANT)
                     shard.update(UpdateOperation.create_field_index(field, params))
@@ -68,10 +77,12 @@ class EdgeStore:
     def drop_collection(self, collection: str) -> None:
         """Delete a collection with all that it holds."""
         with self._lock:
-            shard = self._shard(collection)
+            if collection not in self._shards:
+                raise self._missing(collection)
             # The shape goes first: if the rest is cut short, the collection is gone all the same.
             (self._folder / collection / _SHAPE).unlink()
-            del self._shards[collection]
+            shard = self._shards.pop(collection)
+            self._write_aliases({alias: name for alias, name in self._aliases.items() if name != collection})
             with _translated(self._where(collection)):
                 shard.close()
             shutil.rmtree(self._folder / collection)
@@ -80,6 +91,20 @@ class EdgeStore:
         """The names of the collections, sorted."""
         with self._lock:
             return sorted(self._shards)
+
+    def aliases(self) -> dict[str, str]:
+        """The collection that each alias stands for."""
+        with self._lock:
+            return dict(self._aliases)
+
+    def set_alias(self, alias: str, collection: str) -> None:
+        """Let an alias stand for a collection from now on; the file that says so is replaced whole."""
+        with self._lock:
+            if collection not in self._shards:
+                raise self._missing(collection)
+            if alias in self._shards:
+                raise contract.name_is_taken(alias, "a collection", str(self._folder))
+            self._write_aliases({**self._aliases, alias: collection})
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, in place of those with the same ids; the write-ahead log makes them durable."""
@@ -120,19 +145,29 @@ class EdgeStore:
             with _translated(self._where(collection)):
                 answers = shard.query_batch(QueryBatchRequest([_request(queries[number]) for number in asked]))
             for number, found in zip(asked, answers, strict=True):
-                plain = [Hit(str(point.id), float(point.score), point.payload or {}) for point in found]
+                plain = [
+                    Hit(str(point.id), float(point.score), point.payload or {}, (point.vector or {}).get(DENSE))
+                    for point in found
+                ]
                 hits[number] = contract.ordered(plain, queries[number].top_k)
         return hits
 
-    def scroll(self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None) -> Page:
+    def scroll(
+        self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None, vectors: bool = False
+    ) -> Page:
         """One page of all records, in the order of their ids."""
         from qdrant_edge import ScrollRequest
 
-        request = ScrollRequest(limit=limit, offset=offset, with_payload=list(fields) if fields else False)
+        request = ScrollRequest(
+            limit=limit,
+            offset=offset,
+            with_payload=list(fields) if fields else False,
+            with_vector=[DENSE] if vectors else False,
+        )
         shard = self._shard(collection)
         with _translated(self._where(collection)):
             points, following = shard.scroll(request)
-        records = tuple(Record(str(point.id), point.payload or {}) for point in points)
+        records = tuple(Record(str(point.id), point.payload or {}, (point.vector or {}).get(DENSE)) for point in points)
         return Page(records, None if following is None else str(following))
 
     def count(self, collection: str, *, tenant: str | None, filter: Filter | None) -> int:
@@ -174,9 +209,18 @@ class EdgeStore:
 
     def _shard(self, collection: str) -> Any:
         with self._lock:
-            if collection not in self._shards:
-                raise contract.no_such_collection(collection, self.collections(), str(self._folder))
-            return self._shards[collection]
+            name = self._aliases.get(collection, collection)
+            if name not in self._shards:
+                raise self._missing(collection)
+            return self._shards[name]
+
+    def _missing(self, collection: str) -> NotFoundError:
+        return contract.no_such_collection(collection, sorted({*self._aliases, *self._shards}), str(self._folder))
+
+    def _write_aliases(self, aliases: dict[str, str]) -> None:
+        if aliases != self._aliases:
+            write_whole(self._folder / _ALIASES, json.dumps(aliases, indent=2, sort_keys=True))
+            self._aliases = aliases
 
     def _where(self, collection: str) -> str:
         return f"collection {collection} in {self._folder}"
@@ -208,15 +252,25 @@ def check_shape(found: dict[str, Any], wanted: dict[str, Any], collection: str, 
         )
 
 
-def _config(dimension: int, sparse: bool) -> Any:
-    from qdrant_edge import Distance, EdgeConfig, EdgeSparseVectorParams, EdgeVectorParams, HnswIndexConfig, Modifier
+def _config(dimension: int, sparse: bool, vectors: VectorIndexSpec) -> Any:
+    from qdrant_edge import (
+        Distance,
+        EdgeConfig,
+        EdgeSparseVectorParams,
+        EdgeVectorParams,
+        HnswIndexConfig,
+        Modifier,
+        ScalarQuantizationConfig,
+        ScalarType,
+    )
 
     return EdgeConfig(
         vectors={DENSE: EdgeVectorParams(size=dimension, distance=Distance.Cosine)},
         sparse_vectors={SPARSE: EdgeSparseVectorParams(modifier=Modifier.Idf)} if sparse else None,
-        hnsw_config=HnswIndexConfig(
-            m=contract.HNSW_M, ef_construct=contract.HNSW_EF_CONSTRUCT, full_scan_threshold=10_000
-        ),
+        hnsw_config=HnswIndexConfig(m=vectors.m, ef_construct=vectors.ef_construct, full_scan_threshold=10_000),
+        quantization_config=ScalarQuantizationConfig(ScalarType.Int8, always_ram=True)
+        if vectors.quantization
+        else None,
     )
 
 
@@ -234,12 +288,16 @@ def _request(query: Query) -> Any:
         elif query.sparse is not None:
             terms = EdgeSparse(query.sparse.indices, query.sparse.values)
             nearest[SPARSE] = EdgeQuery.Nearest(terms, using=SPARSE)
-    params = SearchParams(hnsw_ef=contract.HNSW_EF)
+    params = SearchParams(hnsw_ef=query.ef or contract.HNSW_EF, exact=query.exact)
+    answer: dict[str, Any] = {
+        "limit": limit,
+        "filter": visible,
+        "with_payload": True,
+        "with_vector": [DENSE] if query.with_vectors else False,
+    }
     if len(nearest) == 1:
         ((name, only),) = nearest.items()
-        return QueryRequest(
-            limit=limit, query=only, filter=visible, with_payload=True, params=params if name == DENSE else None
-        )
+        return QueryRequest(query=only, params=params if name == DENSE else None, **answer)
     # The filter stands on every branch: a fusion must never see another tenant's point, not even as a candidate.
     prefetches = [
         Prefetch(
@@ -251,7 +309,7 @@ def _request(query: Query) -> Any:
         for name, branch in nearest.items()
     ]
     fusion: Any = Fusion.Rrf(k=contract.RRF_K)  # the stubs don't know that it is a Fusion
-    return QueryRequest(limit=limit, query=fusion, prefetches=prefetches, filter=visible, with_payload=True)
+    return QueryRequest(query=fusion, prefetches=prefetches, **answer)
 
 
 def _filter(tenant: str | None, fields: Filter | None) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from tandem.errors import AuthError, StoreError, TandemError, UnreachableError
+from tandem.errors import StoreError, TandemError
 from tandem.retrieval import store as contract
 from tandem.retrieval.embedded import check_shape
+from tandem.retrieval.qdrant_line import NOT_FOUND, QdrantLine
 from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
+from tandem.specs.index import VectorIndexSpec
 
 _UPSERT_BATCH = 256  # points in one request: a few MB of JSON
 
@@ -25,51 +25,75 @@ class QdrantStore:
     """
 
     def __init__(self, url: str, api_key: str | None, timeout_s: int) -> None:
-        from qdrant_client import QdrantClient
-
         self._url = url
-        with warnings.catch_warnings():
-            # Inside a cluster the store's address is plain http, and whoever wrote it into the cluster file knows.
-            warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-            # The version check costs a request and only warns; the contract suite says which servers fit.
-            self._client: Any = QdrantClient(url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False)
+        self._line = QdrantLine(url, api_key, timeout_s)
 
     def __repr__(self) -> str:
         return f"QdrantStore({self._url!r})"
 
-    def create_collection(self, collection: str, *, dimension: int, sparse: bool) -> None:
+    def create_collection(
+        self, collection: str, *, dimension: int, sparse: bool, vectors: VectorIndexSpec = contract.USUAL_VECTORS
+    ) -> None:
         """Make a collection; nothing happens if it is there with the same shape."""
         from qdrant_client import models
 
-        with self._call(None):
-            if self._client.collection_exists(collection):
-                params = self._client.get_collection(collection).config.params
-                found = {"dimension": params.vectors[DENSE].size, "sparse": SPARSE in (params.sparse_vectors or {})}
-                check_shape(found, {"dimension": dimension, "sparse": sparse}, collection, self._url)
-                return
-            self._client.create_collection(
-                collection,
-                vectors_config={DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
-                sparse_vectors_config=(
-                    {SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)} if sparse else None
-                ),
-                hnsw_config=models.HnswConfigDiff(m=contract.HNSW_M, ef_construct=contract.HNSW_EF_CONSTRUCT),
-            )
-            for field in contract.INDEXED_FIELDS:
-                schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=field == TENANT)
-                self._client.create_payload_index(collection, field, field_schema=schema, wait=True)
+        if collection in self.aliases():
+            raise contract.name_is_taken(collection, "an alias", self._url)
+        if not self._ask("collection_exists", collection):
+            int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+            try:
+                self._ask(
+                    "create_collection",
+                    collection,
+                    vectors_config={DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+                    sparse_vectors_config=(
+                        {SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)} if sparse else None
+                    ),
+                    hnsw_config=models.HnswConfigDiff(m=vectors.m, ef_construct=vectors.ef_construct),
+                    quantization_config=models.ScalarQuantization(scalar=int8) if vectors.quantization else None,
+                )
+            except StoreError:
+                # Somebody else was first, or a request whose answer was lost.
+                if not self._ask("collection_exists", collection):
+                    raise
+        params = self._ask("get_collection", collection, about=collection).config.params
+        found = {"dimension": params.vectors[DENSE].size, "sparse": SPARSE in (params.sparse_vectors or {})}
+        check_shape(found, {"dimension": dimension, "sparse": sparse}, collection, self._url)
+        # Also where the collection was there: whoever made it may have been cut short.
+        for field in contract.INDEXED_FIELDS:
+            schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=field == TENANT)
+            self._ask("create_payload_index", collection, field, field_schema=schema, wait=True)
 
     def drop_collection(self, collection: str) -> None:
         """Delete a collection with all that it holds."""
-        with self._call(collection):
-            if not self._client.collection_exists(collection):
-                raise self._missing(collection)
-            self._client.delete_collection(collection)
+        # A server deletes what an alias stands for too, and says yes to a name that it doesn't know.
+        if collection not in self.collections():
+            raise self._missing(collection)
+        self._ask("delete_collection", collection)
 
     def collections(self) -> list[str]:
         """The names of the collections, sorted."""
-        with self._call(None):
-            return sorted(found.name for found in self._client.get_collections().collections)
+        return sorted(found.name for found in self._ask("get_collections").collections)
+
+    def aliases(self) -> dict[str, str]:
+        """The collection that each alias stands for."""
+        return {found.alias_name: found.collection_name for found in self._ask("get_aliases").aliases}
+
+    def set_alias(self, alias: str, collection: str) -> None:
+        """Let an alias stand for a collection from now on; the server does both halves in one step."""
+        from qdrant_client import models
+
+        names = self.collections()
+        if collection not in names:
+            raise self._missing(collection)
+        if alias in names:
+            raise contract.name_is_taken(alias, "a collection", self._url)
+        changes: list[Any] = []
+        if alias in self.aliases():
+            changes.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+        created = models.CreateAlias(collection_name=collection, alias_name=alias)
+        changes.append(models.CreateAliasOperation(create_alias=created))
+        self._ask("update_collection_aliases", changes)
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, in place of those with the same ids; when it returns they are durable."""
@@ -82,8 +106,7 @@ class QdrantStore:
                 if point.sparse is not None:
                     vectors[SPARSE] = models.SparseVector(indices=point.sparse.indices, values=point.sparse.values)
                 batch.append(models.PointStruct(id=point.id, vector=vectors, payload=point.payload))
-            with self._call(collection):
-                self._client.upsert(collection, batch, wait=True)
+            self._ask("upsert", collection, batch, wait=True, about=collection)
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """Delete points; ids that aren't there don't matter."""
@@ -91,72 +114,68 @@ class QdrantStore:
 
         for begin in range(0, len(ids), _UPSERT_BATCH):
             selector = models.PointIdsList(points=list(ids[begin : begin + _UPSERT_BATCH]))
-            with self._call(collection):
-                self._client.delete(collection, points_selector=selector, wait=True)
+            self._ask("delete", collection, points_selector=selector, wait=True, about=collection)
 
     def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
         """The best hits of each query, best first, equal scores by id; in the order of the queries."""
         asked = [number for number, query in enumerate(queries) if contract.branches(query)]
         hits: list[list[Hit]] = [[] for _ in queries]
         if asked:
-            with self._call(collection):
-                answers = self._client.query_batch_points(collection, [_request(queries[number]) for number in asked])
+            requests = [_request(queries[number]) for number in asked]
+            answers = self._ask("query_batch_points", collection, requests, about=collection)
             for number, answer in zip(asked, answers, strict=True):
-                found = [Hit(str(point.id), float(point.score), point.payload or {}) for point in answer.points]
+                found = [
+                    Hit(str(point.id), float(point.score), point.payload or {}, (point.vector or {}).get(DENSE))
+                    for point in answer.points
+                ]
                 hits[number] = contract.ordered(found, queries[number].top_k)
         return hits
 
-    def scroll(self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None) -> Page:
+    def scroll(
+        self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None, vectors: bool = False
+    ) -> Page:
         """One page of all records, in the order of their ids."""
-        with self._call(collection):
-            points, following = self._client.scroll(
-                collection, limit=limit, offset=offset, with_payload=list(fields) if fields else False
-            )
-        records = tuple(Record(str(point.id), point.payload or {}) for point in points)
+        points, following = self._ask(
+            "scroll",
+            collection,
+            limit=limit,
+            offset=offset,
+            with_payload=list(fields) if fields else False,
+            with_vectors=[DENSE] if vectors else False,
+            about=collection,
+        )
+        records = tuple(Record(str(point.id), point.payload or {}, (point.vector or {}).get(DENSE)) for point in points)
         return Page(records, None if following is None else str(following))
 
     def count(self, collection: str, *, tenant: str | None, filter: Filter | None) -> int:
         """How many points a search with this tenant and filter can see."""
-        with self._call(collection):
-            return int(self._client.count(collection, count_filter=_filter(tenant, filter), exact=True).count)
+        visible = _filter(tenant, filter)
+        return int(self._ask("count", collection, count_filter=visible, exact=True, about=collection).count)
 
     def optimize(self, collection: str) -> None:
         """Nothing to do: a server builds its graphs in the background."""
-        with self._call(collection):
-            if not self._client.collection_exists(collection):
-                raise self._missing(collection)
+        if not self._ask("collection_exists", collection):
+            raise self._missing(collection)
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._line.close()
 
     def _missing(self, collection: str) -> TandemError:
-        return contract.no_such_collection(collection, self.collections(), self._url)
+        return contract.no_such_collection(collection, sorted({*self.aliases(), *self.collections()}), self._url)
 
-    @contextmanager
-    def _call(self, collection: str | None) -> Iterator[None]:
-        """One request, with the client's errors turned into ours."""
-        from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+    def _ask(self, method: str, *args: Any, about: str | None = None, **kwargs: Any) -> Any:
+        """One request that may be sent again.
 
-        try:
-            yield
-        except UnexpectedResponse as error:
-            if error.status_code in (401, 403):
-                raise AuthError(
-                    "Qdrant refused the key",
-                    where=self._url,
-                    remedy="check the variable that `qdrant.api_key_env` names",
-                ) from error
-            if error.status_code == 404 and collection is not None:
-                raise self._missing(collection) from error
-            body = error.content.decode(errors="replace")[:300]
-            raise StoreError(f"Qdrant answered {error.status_code}: {body}", where=self._url) from error
-        except ResponseHandlingException as error:
-            raise UnreachableError(
-                f"Qdrant can't be reached: {error.source}", where=self._url, remedy="check `qdrant.url` and the server"
-            ) from error
-        except ApiException as error:
-            raise StoreError(f"Qdrant: {error}", where=self._url) from error
+        Raises:
+            NotFoundError: The server doesn't know the collection that it is `about`.
+        """
+        answer = self._line.ask(method, *args, **kwargs)
+        if answer is NOT_FOUND:
+            if about is not None:
+                raise self._missing(about)
+            raise StoreError(f"Qdrant answered 404 to {method}", where=self._url)
+        return answer
 
 
 def _request(query: Query) -> Any:
@@ -164,7 +183,13 @@ def _request(query: Query) -> Any:
 
     visible = _filter(query.tenant, query.filter)
     limit = query.top_k + contract.TIE_MARGIN
-    params = models.SearchParams(hnsw_ef=contract.HNSW_EF)
+    params = models.SearchParams(hnsw_ef=query.ef or contract.HNSW_EF, exact=query.exact)
+    answer: dict[str, Any] = {
+        "limit": limit,
+        "filter": visible,
+        "with_payload": True,
+        "with_vector": [DENSE] if query.with_vectors else False,
+    }
     prefetches = []
     for branch in contract.branches(query):
         if branch == DENSE:
@@ -184,16 +209,8 @@ def _request(query: Query) -> Any:
         )
     if len(prefetches) == 1:
         only = prefetches[0]
-        return models.QueryRequest(
-            query=only.query, using=only.using, filter=visible, limit=limit, params=only.params, with_payload=True
-        )
-    return models.QueryRequest(
-        prefetch=prefetches,
-        query=models.RrfQuery(rrf=models.Rrf(k=contract.RRF_K)),
-        filter=visible,
-        limit=limit,
-        with_payload=True,
-    )
+        return models.QueryRequest(query=only.query, using=only.using, params=only.params, **answer)
+    return models.QueryRequest(prefetch=prefetches, query=models.RrfQuery(rrf=models.Rrf(k=contract.RRF_K)), **answer)
 
 
 def _filter(tenant: str | None, fields: Filter | None) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from tandem.errors import NotFoundError
+from tandem.errors import InputError, NotFoundError
+from tandem.specs.index import VectorIndexSpec
 
 DENSE = "dense"
 SPARSE = "sparse"
@@ -19,10 +20,8 @@ RRF_K = 60
 # Candidates that each branch of a hybrid query hands to the fusion.
 PREFETCH_AT_LEAST = 50
 PREFETCH_PER_HIT = 4
-# Graph parameters under which recall holds for vectors without much structure too.
-HNSW_M = 32
-HNSW_EF_CONSTRUCT = 256
-HNSW_EF = 128
+USUAL_VECTORS = VectorIndexSpec()
+HNSW_EF = 128  # candidates of a search in the graph, where the query doesn't say
 # Points whose scores are equal come back in any order: so many more are asked for, then ordered by id and cut.
 TIE_MARGIN = 8
 
@@ -70,6 +69,9 @@ class Query:
         mode: dense: cosine; sparse: BM25; hybrid: both, fused by reciprocal rank.
         tenant: Only this tenant's points and those that belong to nobody; None for all points, whoever's they are.
         filter: Payload fields by dotted path that must have this value, or one of a list of values.
+        ef: Candidates in the graph: more find more, slower; None for the usual `HNSW_EF`.
+        exact: Compare with every vector instead of going by the graph.
+        with_vectors: The hits carry their dense vectors.
     """
 
     vector: Any
@@ -78,6 +80,9 @@ class Query:
     mode: Mode
     tenant: str | None = None
     filter: Filter | None = None
+    ef: int | None = None
+    exact: bool = False
+    with_vectors: bool = False
 
     def __repr__(self) -> str:
         return f"Query(mode={self.mode!r}, top_k={self.top_k}, tenant={self.tenant!r}, filter={self.filter!r})"
@@ -85,19 +90,30 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """A point that was found; scores compare only within one search."""
+    """A point that was found; scores compare only within one search.
+
+    `vector`, where it was asked for, is the dense one, scaled to length 1: (dimension,) floats.
+    """
 
     id: str
     score: float
     payload: dict[str, Any]
+    vector: Any = None
+
+    def __repr__(self) -> str:
+        return f"Hit(id={self.id!r}, score={self.score:.4g}, payload={sorted(self.payload)})"
 
 
 @dataclass(frozen=True)
 class Record:
-    """A point as it is stored, without its vectors."""
+    """A point as it is stored; its dense vector where it was asked for, as (dimension,) floats."""
 
     id: str
     payload: dict[str, Any] = field(default_factory=dict)
+    vector: Any = None
+
+    def __repr__(self) -> str:
+        return f"Record(id={self.id!r}, payload={sorted(self.payload)})"
 
 
 @dataclass(frozen=True)
@@ -111,22 +127,41 @@ class Page:
 class VectorStore(Protocol):
     """Collections of points with a dense vector, perhaps term weights, and a payload.
 
-    Every method that names a collection raises NotFoundError where there is none of that name, StoreError where the
-    engine refuses, UnreachableError where it can't be reached.
+    A collection may have aliases, which every method takes for its name but those that create and drop. Every method
+    that names a collection raises NotFoundError where there is none of that name, StoreError where the engine refuses,
+    UnreachableError where it can't be reached.
     """
 
-    def create_collection(self, collection: str, *, dimension: int, sparse: bool) -> None:
+    def create_collection(
+        self, collection: str, *, dimension: int, sparse: bool, vectors: VectorIndexSpec = USUAL_VECTORS
+    ) -> None:
         """Make a collection; nothing happens if it is there with the same shape.
 
+        Args:
+            collection: Its name.
+            dimension: Of the dense vectors.
+            sparse: Whether points have term weights too.
+            vectors: The graph, and quantization.
+
         Raises:
-            InputError: It is there with another dimension, or with or without sparse vectors.
+            InputError: It is there with another dimension, or with or without sparse vectors; an alias has the name.
         """
 
     def drop_collection(self, collection: str) -> None:
-        """Delete a collection with all that it holds."""
+        """Delete a collection with all that it holds, and its aliases."""
 
     def collections(self) -> list[str]:
-        """The names of the collections, sorted."""
+        """The names of the collections, sorted; aliases aren't among them."""
+
+    def aliases(self) -> dict[str, str]:
+        """The collection that each alias stands for."""
+
+    def set_alias(self, alias: str, collection: str) -> None:
+        """Let an alias stand for a collection from now on, whatever it stood for; there is no moment without it.
+
+        Raises:
+            InputError: A collection has the name.
+        """
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, in place of those with the same ids; when it returns they are durable."""
@@ -137,7 +172,9 @@ class VectorStore(Protocol):
     def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
         """The best hits of each query, best first, equal scores by id; in the order of the queries."""
 
-    def scroll(self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None) -> Page:
+    def scroll(
+        self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None, vectors: bool = False
+    ) -> Page:
         """One page of all records, in the order of their ids.
 
         Args:
@@ -145,6 +182,7 @@ class VectorStore(Protocol):
             fields: Payload fields wanted; none for ids alone.
             limit: Records on a page, at most.
             offset: `next` of the page before; None for the first.
+            vectors: The records carry their dense vectors.
         """
 
     def count(self, collection: str, *, tenant: str | None, filter: Filter | None) -> int:
@@ -185,7 +223,12 @@ def ordered(hits: Sequence[Hit], top_k: int) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top_k]
 
 
+def name_is_taken(name: str, by: str, where: str) -> InputError:
+    """The error that every store raises where an alias and a collection would have one name."""
+    return InputError(f"the name {name!r} belongs to {by}", where=where, remedy="choose another name")
+
+
 def no_such_collection(collection: str, known: Sequence[str], where: str) -> NotFoundError:
-    """The error that every store raises for a name that it doesn't have."""
+    """The error that every store raises for a name that it doesn't have; `known` are aliases and collections."""
     remedy = f"there are: {', '.join(known)}" if known else "no index job has made one yet"
     return NotFoundError(f"no collection {collection!r}", where=where, remedy=remedy)

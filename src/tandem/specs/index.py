@@ -48,15 +48,29 @@ class EmbedderSpec(Spec):
     workers: int = Field(1, ge=1, description="Ray Data actors that embed")
 
 
+class VectorIndexSpec(Spec):
+    """How Qdrant finds near vectors: its HNSW graph (Malkov and Yashunin, arXiv 1603.09320), and smaller vectors."""
+
+    m: int = Field(32, ge=4, le=128, description="edges of a point")
+    ef_construct: int = Field(256, ge=8, le=4096, description="candidates while the graph is built")
+    quantization: Literal["int8"] | None = Field(
+        None, description="int8: a quarter of the memory; candidates are scored again with the whole vectors"
+    )
+
+
 class IndexSpec(Spec):
     """Read, chunk, embed, write; run again, only what changed is embedded."""
 
     kind: Literal["index"]
     name: Name
-    collection: Name | None = Field(None, description="default: the name")
+    collection: Name | None = Field(
+        None,
+        description="the name by which it is searched, default: the spec's; an alias of the collection that is current",
+    )
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
     chunk: ChunkSpec = ChunkSpec()
     embedder: EmbedderSpec = EmbedderSpec()
+    vectors: VectorIndexSpec = VectorIndexSpec()
     revision: str | None = Field(
         None,
         description="tells one state of the sources from another: with a new one it is another job, which syncs anew",

@@ -10,6 +10,7 @@ import pytest
 from tandem.errors import InputError, NotFoundError, StoreError
 from tandem.retrieval.bm25 import document_terms, query_terms
 from tandem.retrieval.store import Point, Query, SparseVector, VectorStore, scroll_all
+from tandem.specs.index import VectorIndexSpec
 
 COLLECTION = "animals"
 TEXTS = {
@@ -63,6 +64,62 @@ class StoreContract:
         with pytest.raises(NotFoundError, match="there are: a"):
             store.drop_collection("b")
 
+    def test_an_alias_stands_for_one_collection_after_another(self, filled: VectorStore) -> None:
+        filled.create_collection("newer", dimension=4, sparse=True)
+        filled.upsert("newer", [point("owl")])
+        filled.set_alias("current", COLLECTION)
+        assert filled.count("current", tenant=None, filter=None) == len(TEXTS)
+        filled.set_alias("current", "newer")
+        filled.set_alias("current", "newer")
+        assert filled.aliases() == {"current": "newer"}
+        assert [hit.id for hit in filled.search("current", [ask("cat", "cat", "hybrid")])[0]] == [ident("owl")]
+        filled.upsert("current", [point("eel")])
+        filled.delete("current", [ident("owl")])
+        (record,) = filled.scroll("current", fields=["name"], limit=5, offset=None).records
+        assert record.payload["name"] == "eel"
+        filled.optimize("current")
+        assert filled.count(COLLECTION, tenant=None, filter=None) == len(TEXTS)
+
+    def test_an_alias_goes_with_its_collection_and_is_none_itself(self, filled: VectorStore) -> None:
+        filled.set_alias("current", COLLECTION)
+        assert filled.collections() == [COLLECTION]
+        with pytest.raises(NotFoundError, match="'current'"):
+            filled.drop_collection("current")
+        filled.drop_collection(COLLECTION)
+        assert filled.aliases() == {}
+        with pytest.raises(NotFoundError):
+            filled.count("current", tenant=None, filter=None)
+
+    def test_a_name_is_an_alias_or_a_collection(self, filled: VectorStore) -> None:
+        filled.create_collection("other", dimension=4, sparse=True)
+        filled.set_alias("current", COLLECTION)
+        with pytest.raises(InputError, match="'other' belongs to a collection"):
+            filled.set_alias("other", COLLECTION)
+        with pytest.raises(InputError, match="'current' belongs to an alias"):
+            filled.create_collection("current", dimension=4, sparse=True)
+        with pytest.raises(NotFoundError, match=r"'nothing'.*current"):
+            filled.set_alias("another", "nothing")
+
+    @pytest.mark.parametrize("vectors", [VectorIndexSpec(m=8, ef_construct=32), VectorIndexSpec(quantization="int8")])
+    def test_whatever_the_graph_the_nearest_is_found(self, store: VectorStore, vectors: VectorIndexSpec) -> None:
+        store.create_collection(COLLECTION, dimension=4, sparse=True, vectors=vectors)
+        store.upsert(COLLECTION, [point(name) for name in TEXTS])
+        store.optimize(COLLECTION)
+        for exact in (True, False):
+            query = ask("", "owl", "dense", top_k=1, exact=exact, ef=16)
+            assert self.names(store, query) == ["owl"]
+
+    def test_vectors_are_given_where_they_are_asked_for(self, filled: VectorStore) -> None:
+        length = sum(value**2 for value in TEXTS["cat"][1]) ** 0.5
+        wanted = pytest.approx([value / length for value in TEXTS["cat"][1]], abs=1e-6)
+        for mode in ("dense", "sparse", "hybrid"):
+            (hits,) = filled.search(COLLECTION, [ask("cat", "cat", mode, with_vectors=True)])
+            assert next(hit for hit in hits if hit.payload["name"] == "cat").vector == wanted
+        records = {r.id: r for r in filled.scroll(COLLECTION, fields=(), limit=9, offset=None, vectors=True).records}
+        assert records[ident("cat")].vector == wanted
+        assert filled.scroll(COLLECTION, fields=(), limit=1, offset=None).records[0].vector is None
+        assert filled.search(COLLECTION, [ask("cat", "cat", "dense")])[0][0].vector is None
+
     @pytest.mark.parametrize(("dimension", "sparse"), [(5, True), (4, False)])
     def test_a_collection_of_another_shape_is_refused(self, filled: VectorStore, dimension: int, sparse: bool) -> None:
         with pytest.raises(InputError, match="4 dimensions and sparse"):
@@ -78,6 +135,8 @@ class StoreContract:
             lambda store: store.scroll("none", fields=[], limit=1, offset=None),
             lambda store: store.count("none", tenant=None, filter=None),
             lambda store: store.optimize("none"),
+            lambda store: store.drop_collection("none"),
+            lambda store: store.set_alias("any", "none"),
         ],
     )
     def test_an_unknown_collection_is_named_with_those_that_exist(self, filled: VectorStore, call: Any) -> None:

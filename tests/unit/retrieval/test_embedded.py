@@ -26,9 +26,11 @@ class TestEdgeStore(StoreContract):
     def test_everything_is_there_after_reopening(self, store: EdgeStore, tmp_path: Path) -> None:
         store.create_collection(COLLECTION, dimension=4, sparse=True)
         store.upsert(COLLECTION, [point("cat"), point("owl")])
+        store.set_alias("current", COLLECTION)
         store.close()
         again = EdgeStore(tmp_path / "index")
         assert again.collections() == [COLLECTION]
+        assert again.count("current", tenant=None, filter=None) == 2
         assert again.count(COLLECTION, tenant="red", filter=None) == 1
         again.close()
 

@@ -9,6 +9,7 @@ from stand_ins.qdrant_server import StandIn, running
 from unit.retrieval.contract import COLLECTION, StoreContract, ask, point
 
 from tandem.errors import AuthError, StoreError, UnreachableError
+from tandem.retrieval import qdrant_line
 from tandem.retrieval.qdrant import QdrantStore
 from tandem.retrieval.store import RRF_K
 
@@ -17,6 +18,11 @@ from tandem.retrieval.store import RRF_K
 def server() -> Iterator[StandIn]:
     with running() as state:
         yield state
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qdrant_line, "PAUSES_S", (0.0,) * len(qdrant_line.PAUSES_S))
 
 
 class TestQdrantStoreOnTheStandIn(StoreContract):
@@ -36,15 +42,41 @@ class TestQdrantStoreOnTheStandIn(StoreContract):
         assert search["query"]["rrf"]["k"] == RRF_K
 
     @pytest.mark.parametrize(
-        ("status", "error"), [(500, StoreError), (503, StoreError), (401, AuthError), (403, AuthError)]
+        ("fault", "times"), [(429, 3), (500, 3), (503, 1), ("half", 1), ("half", 3), ("late", 1)]
     )
-    def test_refusals_become_our_errors(
-        self, filled: QdrantStore, server: StandIn, status: int, error: type[Exception]
+    def test_what_passes_is_waited_for(self, server: StandIn, fault: int | str, times: int) -> None:
+        store = QdrantStore(server.url, None, 1)
+        store.create_collection(COLLECTION, dimension=4, sparse=True)
+        server.faults += [fault] * times
+        store.upsert(COLLECTION, [point("cat")])
+        server.faults += [fault] * times
+        assert self.names(store, ask("cat", "cat", "hybrid")) == ["cat"]
+        assert server.faults == []
+
+    @pytest.mark.parametrize(
+        ("fault", "error"), [(400, StoreError), (500, StoreError), (429, StoreError), ("half", UnreachableError)]
+    )
+    def test_what_stays_becomes_our_error(
+        self, filled: QdrantStore, server: StandIn, fault: int | str, error: type[Exception]
     ) -> None:
-        server.faults.append(status)
+        server.faults += [fault] * 9
         with pytest.raises(error) as caught:
             filled.upsert(COLLECTION, [point("cat")])
         assert caught.value.where == server.url
+        assert len(server.faults) == (8 if fault == 400 else 5)  # a refusal is final; the rest is asked four times
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_a_refused_key_is_final(self, filled: QdrantStore, server: StandIn, status: int) -> None:
+        server.faults.append(status)
+        with pytest.raises(AuthError):
+            filled.upsert(COLLECTION, [point("cat")])
+
+    def test_a_creation_whose_answer_was_lost_counts(self, server: StandIn) -> None:
+        store = QdrantStore(server.url, None, 10)
+        store.create_collection(COLLECTION, dimension=4, sparse=True)
+        server.answers_no_to_exists = 1
+        store.create_collection(COLLECTION, dimension=4, sparse=True)
+        assert store.collections() == [COLLECTION]
 
     def test_a_wrong_key_is_said_so(self, server: StandIn) -> None:
         server.api_key = "right"
