@@ -6,7 +6,9 @@ metadata, for documents and for faults.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,7 +23,7 @@ from tandem.retrieval.chunking import Chunk, FastTokenizer, chunk_document
 from tandem.retrieval.markup import VERSION
 from tandem.retrieval.store import Point as StorePoint
 from tandem.retrieval.store import SparseVector, VectorStore
-from tandem.specs.index import ChunkSpec, IndexSpec, SourceSpec
+from tandem.specs.index import ChunkSpec, IndexSpec, SourceSpec, VectorIndexSpec
 
 if TYPE_CHECKING:
     from tandem.config.cluster import Cluster
@@ -90,6 +92,26 @@ def gather_files(sources: Iterable[tuple[SourceSpec, Path]]) -> tuple[list[Input
     return files, faults
 
 
+def collection_of(name: str, settings: str, vectors: VectorIndexSpec) -> str:
+    """The collection that holds an index made with these settings: another embedder, chunking or graph has its own.
+
+    Args:
+        name: The alias under which it is searched.
+        settings: See `identity_settings`.
+        vectors: The graph, and quantization.
+    """
+    digest = hashlib.sha256(f"{settings}\0{vectors.model_dump_json()}".encode()).hexdigest()
+    return f"{name}-{digest[:8]}"
+
+
+def outdated(name: str, collections: Iterable[str], keep: Iterable[str]) -> list[str]:
+    """Collections that earlier settings made for an alias, but for those to keep."""
+    kept = set(keep)
+    return [
+        each for each in collections if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}", each) and each not in kept
+    ]
+
+
 def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:
     """All but the documents that decides what is stored: part of every chunk's id and of the snapshot's."""
     sparse = DESCRIPTION if spec.sparse else "no sparse vectors"
@@ -131,52 +153,75 @@ class ReadAndChunk:
         return rows
 
 
-class EmbedAndWrite:
-    """Ray Data stage, an actor with the model in it: a batch of chunks into the store.
+class Embed:
+    """Ray Data stage, an actor with the model in it: chunks to chunks with vectors.
+
+    Args:
+        embedder: The embedder's folder.
+        embedder_sha256: Its fingerprint.
+        batch_size: Texts in one forward pass.
+        threads: Of torch, in this process.
+        storage: The cluster's storage folder, where vectors are cached.
+    """
+
+    def __init__(self, embedder: Path, embedder_sha256: str, batch_size: int, threads: int, storage: Path) -> None:
+        import torch
+
+        from tandem.retrieval.embedding import Embedder
+        from tandem.retrieval.embedding_cache import EmbeddingCache
+
+        # Ray allows an actor as many threads as it has logical CPUs; those are for scheduling and not for arithmetic.
+        torch.set_num_threads(threads)
+        self._cache = EmbeddingCache(storage, embedder_sha256)
+        self._model = lru_cache(maxsize=1)(lambda: Embedder(embedder, batch_size))  # not loaded if all is cached
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Columns ``data`` (as it came), ``vector`` float32 (chunks, dimension), ``embedded``: was it computed now."""
+        import numpy as np
+
+        texts = [Chunk(**json.loads(data)).embedding_text for data in batch["data"]]
+        known = self._cache.get(texts)
+        missing = list(dict.fromkeys(text for text in texts if text not in known))
+        if missing:
+            vectors = self._model().encode(missing)
+            self._cache.put(missing, vectors)
+            known |= dict(zip(missing, vectors, strict=True))
+        computed = set(missing)
+        return {
+            "data": batch["data"],
+            "vector": np.stack([known[text] for text in texts]),
+            "embedded": np.array([text in computed for text in texts]),
+        }
+
+
+class Write:
+    """Ray Data stage, an actor that writes while the next batch is embedded.
 
     Args:
         cluster: Where the store is.
         collection: Where the points go.
-        embedder: The embedder's folder.
-        batch_size: Texts in one forward pass.
-        threads: Of torch, in this process.
         average_length: For BM25; None to write no term weights.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        collection: str,
-        embedder: Path,
-        batch_size: int,
-        threads: int,
-        average_length: float | None,
-    ) -> None:
-        import torch
-
+    def __init__(self, cluster: Cluster, collection: str, average_length: float | None) -> None:
         from tandem.retrieval.actor import connect
-        from tandem.retrieval.embedding import Embedder
 
-        # Ray allows an actor as many threads as it has logical CPUs; those are for scheduling and not for arithmetic.
-        torch.set_num_threads(threads)
         self._store: VectorStore = connect(cluster)
         self._collection = collection
-        self._embedder = Embedder(embedder, batch_size)
         self._average_length = average_length
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        """Embed and write; returns how many were written."""
+        """How many were written, and how many of their vectors were computed now."""
         chunks = [Chunk(**json.loads(data)) for data in batch["data"]]
         texts = [chunk.embedding_text for chunk in chunks]
-        vectors = self._embedder.encode(texts)
         terms: list[SparseVector] | list[None]
         terms = [None] * len(texts) if self._average_length is None else document_terms(texts, self._average_length)
         points = [
             StorePoint(chunk.id, vector, sparse, payload(chunk))
-            for chunk, vector, sparse in zip(chunks, vectors, terms, strict=True)
+            for chunk, vector, sparse in zip(chunks, batch["vector"], terms, strict=True)
         ]
         self._store.upsert(self._collection, points)
-        return {"written": [len(points)]}
+        return {"written": [len(points)], "embedded": [int(batch["embedded"].sum())]}
 
 
 def document_tenant(document: Document, field: str | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,35 @@ from tandem.artifacts.job import JobContext
 from tandem.artifacts.uris import resolve
 from tandem.config.machine import cores
 from tandem.data.quarantine import check_quarantined, write_quarantine
-from tandem.errors import InputError, StoreError
+from tandem.errors import StoreError
 from tandem.retrieval.actor import NAMESPACE, connect
 from tandem.retrieval.embedding import configured_dimension, fingerprint
+from tandem.retrieval.embedding_cache import EmbeddingCache
 from tandem.retrieval.indexing import (
     CHUNK,
     DOCUMENT,
     FAULT,
-    EmbedAndWrite,
+    Embed,
     InputFile,
     Plan,
     ReadAndChunk,
+    Write,
+    collection_of,
     faults_of,
     gather_files,
     identity_settings,
+    outdated,
     plan_changes,
 )
-from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
-from tandem.retrieval.store import VectorStore, scroll_all
+from tandem.retrieval.snapshot import IndexSnapshot, snapshot_id, write_snapshot
+from tandem.retrieval.store import VectorStore, name_is_taken, scroll_all
 from tandem.specs.index import IndexSpec
 
-_EMBED_BATCH = 128  # chunks that an embedding actor gets at once: sorted by length among themselves
+# Chunks that an embedding actor gets at once: sorted by length among themselves, and one file of the cache.
+_EMBED_BATCH = 512
+_WRITER_CPUS = 0.1  # it mostly waits for the store
 _READ_BLOCKS_PER_CPU = 4
+_PASSES = 3
 _PAGE = 10_000
 _DELETE_BATCH = 1000
 # Terms of an average chunk, stop words left out, as a share of its tokens' limit. BM25 wants the corpus's average, but
@@ -50,14 +57,14 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         context: The job; its cluster names Ray and the store.
 
     Returns:
-        Counts (documents, chunks, embedded, deleted, unchanged, quarantined), the snapshot's id, the collection, the
-        artifact's path, seconds.
+        Counts (documents, chunks, written, embedded, deleted, unchanged, quarantined), the snapshot's id, the
+        collection, the artifact's path, seconds. Written are new chunks; embedded those whose vectors weren't cached.
 
     Raises:
         DataError: A source has nothing to read, or too much of it can't be read.
-        InputError: The collection has vectors of another shape, or of another embedder.
+        InputError: A collection has the name that the index is to be searched by.
         ModelError: The embedder can't be used.
-        StoreError: The collection doesn't hold what was written.
+        StoreError: The collection doesn't come to hold what was written.
     """
     from ray.data.expressions import col
 
@@ -81,23 +88,19 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     context.progress("read", len(files), len(files), documents=counts[DOCUMENT], chunks=len(wanted))
 
     store = connect(context.cluster)
-    collection = spec.collection_name
+    name = spec.collection_name
+    collection = collection_of(name, settings, spec.vectors)
     dimension = configured_dimension(embedder)
-    if collection in store.collections():
-        _check_embedder(find_snapshot(context.storage, collection), embedder_sha256)
-    store.create_collection(collection, dimension=dimension, sparse=spec.sparse)
-    plan = plan_changes(wanted, (record.id for record in scroll_all(store, collection, fields=(), page_size=_PAGE)))
-    _embed(rows, plan, spec, context, embedder)
-    for begin in range(0, len(plan.delete), _DELETE_BATCH):
-        store.delete(collection, plan.delete[begin : begin + _DELETE_BATCH])
-    if plan.embed or plan.delete:
-        context.progress("optimize", 0)
-        store.optimize(collection)
-    _check_count(store, collection, len(wanted))
+    if name in store.collections():
+        raise name_is_taken(name, "a collection", context.cluster.qdrant_url or str(context.storage))
+    store.create_collection(collection, dimension=dimension, sparse=spec.sparse, vectors=spec.vectors)
+    target = _Target(store, collection, embedder, embedder_sha256)
+    changes = _sync(rows, frozenset(wanted), spec, context, target)
 
     snapshot = IndexSnapshot(
         id=snapshot_id(wanted, settings),
-        collection=collection,
+        collection=name,
+        points=collection,
         embedder=_portable(spec.embedder.model, embedder),
         embedder_sha256=embedder_sha256,
         batch_size=spec.embedder.batch_size,
@@ -110,9 +113,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         chunks=len(wanted),
     )
     figures: dict[str, Any] = {
-        "embedded": len(plan.embed),
-        "deleted": len(plan.delete),
-        "unchanged": plan.keep,
+        **asdict(changes),
         "quarantined": len(faults),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -120,13 +121,19 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     write_snapshot(
         folder, snapshot, name=context.name, id=context.id, figures={**figures, "spec_sha256": spec.digest()}
     )
+    # Only now, complete and described, is it what the name stands for; the one before stays, for a way back.
+    before = store.aliases().get(name)
+    if before != collection:
+        store.set_alias(name, collection)
+        for old in outdated(name, store.collections(), keep=(collection, before or collection)):
+            store.drop_collection(old)
     context.progress("done", len(wanted), len(wanted), **figures)
     return {
         "documents": snapshot.documents,
         "chunks": snapshot.chunks,
         **figures,
         "snapshot": snapshot.id,
-        "collection": collection,
+        "collection": name,
         "artifact": str(folder),
     }
 
@@ -164,60 +171,106 @@ def _survey(rows: Any) -> tuple[list[str], Counter[str]]:
     return ids, counts
 
 
-def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, embedder: Path) -> None:
+@dataclass(frozen=True)
+class _Target:
+    """Where the points go, and what makes their vectors."""
+
+    store: VectorStore
+    collection: str
+    embedder: Path
+    embedder_sha256: str
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What a sync did."""
+
+    written: int = 0
+    embedded: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+
+
+def _sync(rows: Any, wanted: frozenset[str], spec: IndexSpec, context: JobContext, target: _Target) -> _Changes:
+    """Write what is new and delete what is gone, until the collection holds the wanted chunks and no others.
+
+    Once is enough, but for what an attempt that was killed still wrote while this one had begun.
+
+    Raises:
+        StoreError: It holds others again and again.
+    """
+    store, collection = target.store, target.collection
+    changes = _Changes()
+    for _ in range(_PASSES):
+        plan = plan_changes(wanted, (record.id for record in scroll_all(store, collection, fields=(), page_size=_PAGE)))
+        if not plan.embed and not plan.delete:
+            return changes if changes.written or changes.deleted else replace(changes, unchanged=plan.keep)
+        embedded = _embed(rows, plan, spec, context, target)
+        for begin in range(0, len(plan.delete), _DELETE_BATCH):
+            context.progress("delete", begin, len(plan.delete))
+            store.delete(collection, plan.delete[begin : begin + _DELETE_BATCH])
+        context.progress("optimize", 0)
+        store.optimize(collection)
+        changes = _Changes(
+            changes.written + len(plan.embed),
+            changes.embedded + embedded,
+            changes.deleted + len(plan.delete),
+            plan.keep if not changes.written else changes.unchanged,
+        )
+    raise StoreError(
+        f"the collection {collection!r} doesn't come to hold what the documents make",
+        remedy="does another job write to it? Give each its own `collection`",
+    )
+
+
+def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, target: _Target) -> int:
+    """Embed and write what is new; returns how many vectors had to be computed."""
     import ray
 
     total = len(plan.embed)
     context.progress("embed", 0, total, unchanged=plan.keep)
     if not total:
-        return
+        return 0
     wanted = ray.put(plan.embed)
 
     def select(batch: dict[str, Any]) -> dict[str, Any]:
         ids = ray.get(wanted)
         chosen = [str(chunk_id) in ids for chunk_id in batch["id"]]
-        return {column: values[chosen] for column, values in batch.items()}
+        return {"data": batch["data"][chosen]}
 
     fresh = rows.map_batches(select, batch_format="numpy")
     workers = min(spec.embedder.workers, -(-total // _EMBED_BATCH))
-    stage = fresh.map_batches(
-        EmbedAndWrite,
+    vectors = fresh.map_batches(
+        Embed,
         fn_constructor_kwargs={
-            "cluster": context.cluster,
-            "collection": spec.collection_name,
-            "embedder": embedder,
+            "embedder": target.embedder,
+            "embedder_sha256": target.embedder_sha256,
             "batch_size": spec.embedder.batch_size,
             "threads": max(1, cores() // workers),
-            "average_length": spec.chunk.tokens * _TERMS_PER_TOKEN if spec.sparse else None,
+            "storage": context.storage,
         },
         batch_size=_EMBED_BATCH,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
     )
-    done, started = 0, time.monotonic()
+    stage = vectors.map_batches(
+        Write,
+        fn_constructor_kwargs={
+            "cluster": context.cluster,
+            "collection": target.collection,
+            "average_length": spec.chunk.tokens * _TERMS_PER_TOKEN if spec.sparse else None,
+        },
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=_WRITER_CPUS,
+    )
+    done, embedded, started = 0, 0, time.monotonic()
     for batch in stage.iter_batches(batch_size=None, batch_format="numpy"):
         done += int(batch["written"].sum())
-        context.progress("embed", done, total, per_second=done / (time.monotonic() - started))
-
-
-def _check_embedder(before: IndexSnapshot | None, embedder_sha256: str) -> None:
-    # An endpoint may be searching it now, with the embedder that it knows: until the new vectors were all there, and
-    # the endpoint deployed anew, it would find nonsense.
-    if before is not None and before.embedder_sha256 != embedder_sha256:
-        raise InputError(
-            f"the collection {before.collection!r} was made with another embedder, {before.embedder}",
-            where="embedder.model",
-            remedy="give the new vectors a `collection` of their own, then deploy the endpoint on it",
-        )
-
-
-def _check_count(store: VectorStore, collection: str, wanted: int) -> None:
-    held = store.count(collection, tenant=None, filter=None)
-    if held != wanted:
-        raise StoreError(
-            f"the collection {collection!r} holds {held} chunks and should hold {wanted}",
-            remedy="run the job again; if two jobs write to this collection, give each its own",
-        )
+        embedded += int(batch["embedded"].sum())
+        context.progress("embed", done, total, per_second=done / (time.monotonic() - started), embedded=embedded)
+    EmbeddingCache(context.storage, target.embedder_sha256).compact()
+    return embedded
 
 
 def _portable(uri: str, path: Path) -> str:

@@ -116,10 +116,13 @@ def open_retriever(cluster: Cluster, collection: str) -> Retriever:
         UnreachableError: The store can't be reached.
     """
     store = connect(cluster)
-    known = store.collections()
-    if collection not in known:
-        raise no_such_collection(collection, known, cluster.qdrant_url or "the cluster's store")
-    snapshot = find_snapshot(cluster.storage, collection)
+    aliases = store.aliases()
+    if collection not in aliases:
+        raise no_such_collection(collection, sorted(aliases), cluster.qdrant_url or "the cluster's store")
+    # From here on by the collection's own name: when the alias moves on to one of another embedder, this retriever's
+    # vectors mean nothing there.
+    points = aliases[collection]
+    snapshot = find_snapshot(cluster.storage, collection, points)
     if snapshot is None:
         raise NotFoundError(
             f"no index artifact says how the collection {collection!r} was made",
@@ -133,7 +136,7 @@ def open_retriever(cluster: Cluster, collection: str) -> Retriever:
             where=snapshot.embedder,
             remedy="run the index job again",
         )
-    return Retriever(store, collection, Embedder(path, snapshot.batch_size), snapshot)
+    return Retriever(store, points, Embedder(path, snapshot.batch_size), snapshot)
 
 
 def _passage(hit: Hit) -> Passage:

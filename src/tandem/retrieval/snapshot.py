@@ -20,7 +20,8 @@ class IndexSnapshot:
 
     Args:
         id: SHA-256 (hex) over the chunks' ids, the embedder and the chunk settings: equal snapshots find the same.
-        collection: Its name in the store.
+        collection: The name under which it is searched.
+        points: The collection for which that name stood when the job ended.
         embedder: The embedder's URI; a local one as an absolute path.
         embedder_sha256: Fingerprint of the embedder's files.
         batch_size: Texts in one forward pass.
@@ -35,6 +36,7 @@ class IndexSnapshot:
 
     id: str
     collection: str
+    points: str
     embedder: str
     embedder_sha256: str
     batch_size: int
@@ -74,12 +76,13 @@ def write_snapshot(folder: Path, snapshot: IndexSnapshot, *, name: str, id: str,
     write_manifest(folder, name=name, id=id, type="index", meta={**figures, "snapshot": asdict(snapshot)})
 
 
-def find_snapshot(storage: Path, collection: str) -> IndexSnapshot | None:
+def find_snapshot(storage: Path, collection: str, points: str | None = None) -> IndexSnapshot | None:
     """The newest complete index artifact of a collection, whichever job made it.
 
     Args:
         storage: The cluster's storage folder.
-        collection: Its name in the store.
+        collection: The name under which it is searched.
+        points: Only of the collection for which the name stands now.
     """
     known = {field.name for field in fields(IndexSnapshot)}
     newest: tuple[str, IndexSnapshot] | None = None
@@ -89,6 +92,8 @@ def find_snapshot(storage: Path, collection: str) -> IndexSnapshot | None:
         manifest = read_manifest(path.parent)
         data = manifest.meta.get("snapshot", {})
         if manifest.type != "index" or data.get("collection") != collection or not known <= set(data):
+            continue
+        if points is not None and data["points"] != points:
             continue
         if newest is None or manifest.created_at > newest[0]:
             newest = (manifest.created_at, IndexSnapshot(**{key: data[key] for key in known}))

@@ -1,0 +1,40 @@
+"""An index job whose driver kills itself at its N-th word of progress: `killed_index.py {"spec", "storage", "at": N}`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tandem.artifacts.job import JobContext
+from tandem.config.cluster import Cluster
+from tandem.retrieval import job
+from tandem.specs.index import IndexSpec
+
+
+class KilledContext(JobContext):
+    left: int
+
+    def progress(self, phase: str, done: int, total: int | None = None, **figures: float | str) -> None:
+        super().progress(phase, done, total, **figures)
+        KilledContext.left -= 1
+        if KilledContext.left == 0:
+            print(f"[{phase}]", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(asked: dict[str, Any]) -> None:
+    storage = Path(asked["storage"])
+    KilledContext.left = asked["at"]
+    job._EMBED_BATCH = 8  # several batches, to be killed between two
+    folder = storage / "jobs" / f"killed-{asked['at']}"
+    folder.mkdir(parents=True)
+    spec = IndexSpec.model_validate(asked["spec"])
+    job.run(spec, KilledContext(folder.name, spec.name, folder, storage, Cluster.load(storage)))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
