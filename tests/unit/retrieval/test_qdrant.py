@@ -41,9 +41,7 @@ class TestQdrantStoreOnTheStandIn(StoreContract):
         assert all("red" in json.dumps(branch["filter"]) for branch in [search, *search["prefetch"]])
         assert search["query"]["rrf"]["k"] == RRF_K
 
-    @pytest.mark.parametrize(
-        ("fault", "times"), [(429, 3), (500, 3), (503, 1), ("half", 1), ("half", 3), ("late", 1)]
-    )
+    @pytest.mark.parametrize(("fault", "times"), [(429, 3), (500, 3), (503, 1), ("half", 1), ("half", 3), ("late", 1)])
     def test_what_passes_is_waited_for(self, server: StandIn, fault: int | str, times: int) -> None:
         store = QdrantStore(server.url, None, 1)
         store.create_collection(COLLECTION, dimension=4, sparse=True)
