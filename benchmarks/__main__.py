@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import checkpoints, engine, launcher, memory, retrieval, training
+from benchmarks import checkpoints, engine, ingestion, launcher, memory, overhead, retrieval, training
 from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
     "retrieval": retrieval.run,
+    "ingestion": ingestion.run,
     "engine": engine.run,
+    "overhead": overhead.run,
     "memory": memory.run,
     "checkpoints": checkpoints.run,
     "training": training.run,

@@ -120,16 +120,11 @@ def _config(folder: Path, upload: str) -> Any:
     )
     return LoopConfig(
         spec=spec,
-        plain=None,
         model=str(folder / "model"),
         train=str(folder / "train-examples"),
-        eval=None,
         steps=STEPS,
         pad_id=0,
         packing=spec.schedule.packing,
-        labels=(),
-        logits=None,
-        cuda=False,
         metrics=str(folder / "metrics.jsonl"),
         checkpoints="",
         output=str(folder / "out"),

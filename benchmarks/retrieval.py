@@ -10,11 +10,12 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Result, seconds, versions
+from benchmarks.texts import paragraphs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,13 +23,11 @@ if TYPE_CHECKING:
 
     from tandem.retrieval.store import Mode
 
-ROOT = Path(__file__).parents[1]
 POINTS = 10_000
 QUERIES = 200
 TENANTS = 10
 TOP_K = 10
 BATCH = 1_000
-PARAGRAPH = (60, 300)  # characters
 Searched = Callable[[int, str | None], list[int]]
 
 
@@ -37,7 +36,7 @@ def run() -> Result:
     import numpy as np
     from threadpoolctl import threadpool_limits
 
-    texts = _paragraphs(POINTS + QUERIES)
+    texts = paragraphs(POINTS + QUERIES)
     vectors = _embed(texts)  # (points + queries, dimension), rows of length 1
     points, queries = vectors[:POINTS], vectors[POINTS:]
     tenants = np.arange(POINTS) % TENANTS
@@ -86,33 +85,6 @@ def _row(name: str, build_s: float, search: Searched, truth: list[set[int]] | No
         "filtered p50, ms": 1000 * float(np.percentile(filtered, 50)),
         f"recall@{TOP_K}": float(np.mean(hits)) if hits else "–",
     }
-
-
-def _paragraphs(count: int) -> list[str]:
-    """The first so many different paragraphs of the documents that the demo takes its own from."""
-    from tandem.artifacts.uris import resolve
-    from tandem.config.cluster import storage_path
-    from tandem.data.documents import list_files, read_document
-    from tandem.specs import IndexSpec
-    from tandem.specs.loading import read_yaml
-
-    spec = IndexSpec.model_validate(read_yaml(ROOT / "jobs" / "index.yaml").data)
-    found: dict[str, None] = {}
-    for source in spec.sources:
-        root = resolve(source.uri, storage=storage_path())
-        for path in list_files(source.model_copy(update={"include": ("**/*.txt",)}), root):
-            for document in read_document(path, root):
-                found |= dict.fromkeys(_cut(document.text))
-                if len(found) >= count:
-                    return list(found)[:count]
-    raise ValueError(f"the documents of jobs/index.yaml have {len(found)} paragraphs, {count} are needed")
-
-
-def _cut(text: str) -> Iterator[str]:
-    for block in text.split("\n\n"):
-        paragraph = " ".join(block.split())
-        if PARAGRAPH[0] <= len(paragraph) <= PARAGRAPH[1]:
-            yield paragraph
 
 
 def _embed(texts: list[str]) -> NDArray[np.float32]:

@@ -60,8 +60,8 @@ def _chunks(index: Any, docs: Path) -> list[Any]:
     tokenizer = FastTokenizer(resolve(index.embedder.model, storage=storage_path()))
     return [
         chunk
-        for path in list_files(index.sources[0], docs)
-        for document in read_file(path, docs).documents
+        for source, file in list_files(index.sources[0], str(docs))
+        for document in read_file(file, source).documents
         for chunk in chunk_document(document, index.chunk, tokenizer, salt="benchmark", tenant=None)
     ]
 

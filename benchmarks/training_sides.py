@@ -136,16 +136,11 @@ def torchrun(setting: Setting, folder: Path) -> dict[str, Any]:
         (folder / "torchrun" / name).mkdir(parents=True, exist_ok=True)
     config = LoopConfig(
         spec=setting.spec(),
-        plain=None,
         model=setting.model,
         train=str(folder / "prepared" / "train-examples"),
-        eval=None,
         steps=setting.steps,
         pad_id=0,
         packing=True,
-        labels=(),
-        logits=None,
-        cuda=False,
         metrics=str(folder / "torchrun" / "metrics.jsonl"),
         checkpoints=str(folder / "torchrun" / "checkpoints"),
         output=str(folder / "torchrun" / "output"),

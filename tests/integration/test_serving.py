@@ -18,8 +18,9 @@ from tiny_models import write_adapter, write_embedder, write_llama
 
 from tandem.artifacts.job import JobContext
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
+from tandem.config.machine import read_processor
 from tandem.models.engines import GenerationRequest, open_engine
-from tandem.models.engines.hardware import read_processor, vllm_obstacle
+from tandem.models.engines.hardware import vllm_obstacle
 from tandem.specs import IndexSpec
 from tandem.specs.compare import EngineSpec
 

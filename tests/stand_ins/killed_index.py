@@ -1,4 +1,7 @@
-"""An index job whose driver kills itself at its N-th word of progress: `killed_index.py {"spec", "storage", "at": N}`."""
+"""`killed_index.py {"spec", "storage", "phase", "words"}`: an index job whose driver kills itself.
+
+It does so when it says for the n-th time how far it is in a phase.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,21 @@ from tandem.specs.index import IndexSpec
 
 
 class KilledContext(JobContext):
+    phase: str
     left: int
 
     def progress(self, phase: str, done: int, total: int | None = None, **figures: float | str) -> None:
         super().progress(phase, done, total, **figures)
-        KilledContext.left -= 1
-        if KilledContext.left == 0:
-            print(f"[{phase}]", flush=True)
+        KilledContext.left -= phase == self.phase
+        if not KilledContext.left:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(asked: dict[str, Any]) -> None:
     storage = Path(asked["storage"])
-    KilledContext.left = asked["at"]
+    KilledContext.phase, KilledContext.left = asked["phase"], asked["words"]
     job._EMBED_BATCH = 8  # several batches, to be killed between two
-    folder = storage / "jobs" / f"killed-{asked['at']}"
+    folder = storage / "jobs" / f"killed-{asked['phase']}"
     folder.mkdir(parents=True)
     spec = IndexSpec.model_validate(asked["spec"])
     job.run(spec, KilledContext(folder.name, spec.name, folder, storage, Cluster.load(storage)))

@@ -48,16 +48,12 @@ def loop_config(folder: Path, spec: FinetuneSpec) -> LoopConfig:
     (folder / "out").mkdir(exist_ok=True)
     return LoopConfig(
         spec=spec,
-        plain=None,
         model=spec.model,
         train=str(folder.parent / "train-examples"),
         eval=str(folder.parent / "eval-examples"),
         steps=total_steps(1000, spec.schedule),
         pad_id=0,
         packing=spec.schedule.packing,
-        labels=(),
-        logits=None,
-        cuda=False,
         metrics=str(folder / "metrics.jsonl"),
         checkpoints=str(folder / "checkpoints"),
         output=str(folder / "out"),

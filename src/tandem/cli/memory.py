@@ -26,8 +26,8 @@ def plan_memory(spec: FinetuneSpec, storage: Path, machines: Sequence[Machine] |
         storage: Where `artifact:` URIs are looked up.
         machines: Of the cluster; None where none answers.
     """
+    from tandem.config.machine import computes_bf16, read_processor
     from tandem.errors import TandemError
-    from tandem.models.engines.hardware import computes_bf16, read_processor
     from tandem.training.methods.deepspeed import Hardware, build_config, combination, read_plain
     from tandem.training.methods.memory import estimate, settings_of
     from tandem.training.methods.model_shape import read_shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from tandem.data.headings import Heading, markdown_headings, rst_headings
 from tandem.data.quarantine import Fault
+from tandem.data.sources import DataFile, glob_matcher, is_remote, walk
 from tandem.data.tables import TABLES, scan_rows
 from tandem.errors import DataError
 from tandem.specs.index import SourceSpec
@@ -47,75 +49,75 @@ class Reading:
     faults: tuple[Fault, ...] = ()
 
 
-def list_files(source: SourceSpec, root: Path) -> list[Path]:
-    """The files of a source that can be read, sorted.
+def list_files(source: SourceSpec, root: str) -> list[tuple[str, DataFile]]:
+    """The files of a source that can be read, each with its path relative to the source, sorted by it.
 
     Files of other types, and hidden ones, are passed over when a folder is given.
 
     Args:
         source: Its `include` and `exclude` globs choose files under a folder.
-        root: Where the source's URI lies on this machine: a folder, or one file.
-
-    Returns:
-        Paths that begin with `root`.
+        root: Where the source's URI lies: a folder, or one file; here, or on any filesystem that pyarrow knows.
 
     Raises:
         DataError: Nothing is there, nothing in it can be read, or a glob leaves the folder.
     """
     kinds = f"readable are {' '.join(sorted(SUFFIXES))}"
-    if not root.exists():
-        raise DataError("no such file or folder", where=source.uri, remedy="check the path in `sources`")
-    if root.is_file():
-        if root.suffix.lower() not in SUFFIXES:
-            raise DataError(f"files of type {root.suffix or 'no suffix'} can't be read", where=source.uri, remedy=kinds)
-        return [root]
     for glob in (*source.include, *source.exclude):
         if Path(glob).is_absolute() or ".." in Path(glob).parts:
             raise DataError(f"the glob {glob!r} leaves the folder", where=source.uri, remedy="name a pattern inside it")
-    excluded = {path for glob in source.exclude for path in root.glob(glob)}
-    found = {
-        path
-        for glob in source.include
-        for path in root.glob(glob)
-        if path.suffix.lower() in SUFFIXES and path not in excluded and path.is_file()
-    }
-    files = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    if not is_remote(root) and not Path(root).exists():
+        raise DataError("no such file or folder", where=source.uri, remedy="check the path in `sources`")
+    found = sorted(walk(root), key=lambda each: each[0])
+    if [relative for relative, _ in found] == [""]:
+        file = found[0][1]
+        if file.suffix not in SUFFIXES:
+            raise DataError(f"files of type {file.suffix or 'no suffix'} can't be read", where=source.uri, remedy=kinds)
+        return [(Path(file.path).name, file)]
+    included = [glob_matcher(glob) for glob in source.include]
+    excluded = [glob_matcher(glob) for glob in source.exclude]
+    files = [
+        (relative, file)
+        for relative, file in found
+        if file.suffix in SUFFIXES
+        and not any(part.startswith(".") for part in relative.split("/"))
+        and any(matches(relative) for matches in included)
+        and not any(matches(relative) for matches in excluded)
+    ]
     if not files:
         globs = ", ".join(source.include)
         raise DataError(
             f"no document in this folder matches {globs}",
-            where=str(root),
+            where=root,
             remedy=f"check the folder and globs; {kinds}",
         )
     return files
 
 
-def read_file(path: Path, root: Path) -> Reading:
+def read_file(file: DataFile, source: str) -> Reading:
     """Read one file; what can't be used is returned as faults, never raised.
 
     Args:
-        path: txt, md, rst, html, pdf; or jsonl, csv, parquet, where each row with a `text` column is a document.
-        root: The source's folder (or the file itself), to which `Document.source` is relative.
+        file: txt, md, rst, html, pdf; or jsonl, csv, parquet, where each row with a `text` column is a document.
+        source: Its path relative to the source: `Document.source`.
 
     Returns:
         Documents with some text in them, and a fault for whatever else there was.
     """
-    source = path.name if path == root else path.relative_to(root).as_posix()
-    suffix = path.suffix.lower()
     try:
-        if suffix not in SUFFIXES:
-            raise DataError(f"files of type {suffix or 'no suffix'} can't be read")
-        if suffix in TABLES:
-            return _read_table(path, source)
-        document = _READERS[suffix](path, source)
+        if file.suffix not in SUFFIXES:
+            raise DataError(f"files of type {file.suffix or 'no suffix'} can't be read")
+        if file.suffix in TABLES:
+            return _read_table(file, source)
+        document = _READERS[file.suffix](file, source)
         if not document.text.strip():
-            raise DataError("no text in it" + ("; a scan needs text recognition first" if suffix == ".pdf" else ""))
+            scan = "; a scan needs text recognition first" if file.suffix == ".pdf" else ""
+            raise DataError(f"no text in it{scan}")
     except DataError as error:
-        return Reading((), (Fault(str(path), None, error.what),))
+        return Reading((), (Fault(file.name, None, error.what),))
     except OSError as error:
-        return Reading((), (Fault(str(path), None, f"can't be opened: {error.strerror}"),))
+        return Reading((), (Fault(file.name, None, f"can't be opened: {error.strerror or error}"),))
     except RecursionError:
-        return Reading((), (Fault(str(path), None, "nested too deeply"),))
+        return Reading((), (Fault(file.name, None, "nested too deeply"),))
     return Reading((document,))
 
 
@@ -123,8 +125,9 @@ def _document(source: str, title: str, text: str, headings: tuple[Heading, ...])
     return Document(str(uuid.uuid5(DOCUMENT_NAMESPACE, source)), source, title, text, {}, headings)
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
+def _decode(file: DataFile) -> str:
+    with file.open() as stream:
+        data = stream.read()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,21 +137,21 @@ def _decode(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read_text(path: Path, source: str) -> Document:
-    text = _decode(path)
-    if path.suffix.lower() in (".md", ".markdown"):
+def _read_text(file: DataFile, source: str) -> Document:
+    text = _decode(file)
+    if file.suffix in (".md", ".markdown"):
         headings = markdown_headings(text)
     else:
         # .txt is reStructuredText in many projects (Django's among them), Markdown in others, prose in the rest.
         headings = rst_headings(text) or markdown_headings(text)
-    return _document(source, headings[0].title if headings else path.stem, text, headings)
+    return _document(source, headings[0].title if headings else Path(file.path).stem, text, headings)
 
 
-def _read_html(path: Path, source: str) -> Document:
+def _read_html(file: DataFile, source: str) -> Document:
     from bs4 import BeautifulSoup
     from bs4.element import NavigableString, Tag
 
-    soup = BeautifulSoup(_decode(path), "html.parser")
+    soup = BeautifulSoup(_decode(file), "html.parser")
     for unseen in soup(["script", "style", "template", "noscript", "nav", "svg"]):
         unseen.decompose()
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
@@ -182,14 +185,16 @@ def _read_html(path: Path, source: str) -> Document:
                 add("\n" if block else "")
 
     walk(soup)
-    return _document(source, title or (headings[0].title if headings else path.stem), "".join(parts), tuple(headings))
+    return _document(
+        source, title or (headings[0].title if headings else Path(file.path).stem), "".join(parts), tuple(headings)
+    )
 
 
 _HTML_PARAGRAPHS = frozenset({"p", "pre", "blockquote", "section", "article", "table", "ul", "ol", "dl", "div", "main"})
 _HTML_BLOCKS = _HTML_PARAGRAPHS | {"li", "tr", "br", "dt", "dd", "header", "footer", "body", "html", "head", "aside"}
 
 
-def _read_pdf(path: Path, source: str) -> Document:
+def _read_pdf(file: DataFile, source: str) -> Document:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
@@ -197,8 +202,9 @@ def _read_pdf(path: Path, source: str) -> Document:
     headings: list[Heading] = []
     position = 0
     try:
-        reader = PdfReader(path)
-        title = (reader.metadata.title if reader.metadata else None) or path.stem
+        with file.open() as stream:
+            reader = PdfReader(io.BytesIO(stream.read()))
+        title = (reader.metadata.title if reader.metadata else None) or Path(file.path).stem
         for number, page in enumerate(reader.pages, start=1):
             text = page.extract_text().strip()
             if not text:
@@ -212,20 +218,20 @@ def _read_pdf(path: Path, source: str) -> Document:
     return _document(source, title, "".join(parts), tuple(headings))
 
 
-def _read_table(path: Path, source: str) -> Reading:
+def _read_table(file: DataFile, source: str) -> Reading:
     documents: list[Document] = []
     faults: list[Fault] = []
     seen: dict[str, int] = {}
-    for line, row in scan_rows(path):
+    for line, row in scan_rows(file):
         if isinstance(row, Fault):
             faults.append(row)
             continue
         text = row.get("text")
         key = str(row.get("id") or line)
         if not isinstance(text, str) or not text.strip():
-            faults.append(Fault(str(path), line, "no `text` in this row", row))
+            faults.append(Fault(file.name, line, "no `text` in this row", row))
         elif key in seen:
-            faults.append(Fault(str(path), line, f"the id {key!r} stands in line {seen[key]} already", row))
+            faults.append(Fault(file.name, line, f"the id {key!r} stands in line {seen[key]} already", row))
         else:
             seen[key] = line
             name = f"{source}#{key}"
@@ -233,11 +239,11 @@ def _read_table(path: Path, source: str) -> Reading:
             title = str(row.get("title") or name)
             documents.append(Document(str(uuid.uuid5(DOCUMENT_NAMESPACE, name)), name, title, text, rest))
     if not documents and not faults:
-        faults.append(Fault(str(path), None, "no rows in it"))
+        faults.append(Fault(file.name, None, "no rows in it"))
     return Reading(tuple(documents), tuple(faults))
 
 
-_READERS: dict[str, Callable[[Path, str], Document]] = {
+_READERS: dict[str, Callable[[DataFile, str], Document]] = {
     **dict.fromkeys((".txt", ".rst", ".md", ".markdown"), _read_text),
     **dict.fromkeys((".html", ".htm"), _read_html),
     ".pdf": _read_pdf,

@@ -1,4 +1,4 @@
-"""Files of rows, wherever they lie: local, or on any filesystem that pyarrow (or fsspec) knows.
+"""Files, wherever they lie: local, or on any filesystem that pyarrow (or fsspec) knows.
 
 a/rows.jsonl, file:a/rows.jsonl          one file
 a/shards                                 a folder: every file below it of a type that can be read
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -68,18 +69,22 @@ class DataFile:
 
 
 def list_data_files(uri: str) -> list[DataFile]:
-    """The files that a URI, a folder or a glob names, sorted by name: their order is the order of the rows.
+    """The files of rows that a URI, a folder or a glob names, sorted by name: their order is the order of the rows.
 
     Files of other types are passed over in folders and globs; so is what begins with a dot or an underscore.
 
     Raises:
         DataError: Nothing is there, nothing of it can be read, or there is no such filesystem.
     """
-    if "://" in uri and not uri.startswith("file://"):
-        found = _remote(uri)
+    if is_remote(uri):
+        root, pattern = split_glob(uri)
     else:
-        scheme, _, rest = uri.partition(":")
-        found = _local(rest if scheme == "file" else uri)
+        root, pattern = split_glob(str(Path(uri.removeprefix("file:")).expanduser().absolute()))
+        root = root or "/"
+        if not pattern and not Path(root).is_dir():
+            return [DataFile.local(Path(root))]
+    matches = glob_matcher(pattern or "**/*")
+    found = [file for relative, file in walk(root) if relative == "" or (_wanted(relative) and matches(relative))]
     if not found:
         raise DataError(
             "no file of rows here", where=uri, remedy=f"give files, a folder or a glob with {' '.join(READABLE)}"
@@ -87,63 +92,69 @@ def list_data_files(uri: str) -> list[DataFile]:
     return sorted(found, key=lambda file: file.name)
 
 
-def _local(text: str) -> list[DataFile]:
-    path = Path(text).expanduser().absolute()
-    if not _WILD.search(str(path)):
-        return _below(path, "**/*") if path.is_dir() else [DataFile.local(path)]
-    fixed, pattern = _split(str(path))
-    return _below(Path(fixed or "/"), pattern)
+def is_remote(uri: str) -> bool:
+    """Whether it names a file or folder by its filesystem, as `s3://…` does."""
+    return "://" in uri and not uri.startswith("file://")
 
 
-def _below(folder: Path, pattern: str) -> list[DataFile]:
-    matching = _matcher(pattern)
-    paths = (path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else ()
-    return [
-        DataFile.local(path)
-        for path in paths
-        if _wanted(path.relative_to(folder).as_posix()) and matching.fullmatch(path.relative_to(folder).as_posix())
-    ]
+def walk(root: str) -> Iterator[tuple[str, DataFile]]:
+    """Every file below a folder, by its path relative to it; a file that is named itself by the empty path.
+
+    Args:
+        root: A local path, or a URI with a filesystem.
+
+    Raises:
+        DataError: There is no such filesystem, or it refuses.
+    """
+    if is_remote(root):
+        yield from _walk_remote(root)
+    elif Path(root).is_file():
+        yield "", DataFile.local(Path(root))
+    else:
+        for path in Path(root).rglob("*"):
+            if path.is_file():
+                yield path.relative_to(root).as_posix(), DataFile.local(path)
 
 
-def _remote(uri: str) -> list[DataFile]:
+def _walk_remote(root: str) -> Iterator[tuple[str, DataFile]]:
     from pyarrow.fs import FileSelector, FileSystem, FileType
     from pyarrow.lib import ArrowException
 
-    fixed, pattern = _split(uri) if _WILD.search(uri) else (uri, "**/*")
     try:
-        filesystem, root = FileSystem.from_uri(fixed)
-        if not _WILD.search(uri):
-            info = filesystem.get_file_info(root)
-            if info.type == FileType.File:
-                return [DataFile(uri, root, filesystem, int(info.size))]
-        selector = FileSelector(root, recursive=True, allow_not_found=True)
-        infos = [info for info in filesystem.get_file_info(selector) if info.type == FileType.File]
+        filesystem, path = FileSystem.from_uri(root)
+        info = filesystem.get_file_info(path)
+        if info.type == FileType.File:
+            yield "", DataFile(root, path, filesystem, int(info.size))
+            return
+        infos = filesystem.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
     except (ArrowException, OSError, ValueError, ImportError) as error:
         raise DataError(
             f"can't be read: {str(error).splitlines()[0]}",
-            where=uri,
+            where=root,
             remedy="check the address, and the credentials in the environment of the cluster",
         ) from None
-    matching = _matcher(pattern)
-    base = root.rstrip("/") + "/"
-    return [
-        DataFile(f"{fixed.rstrip('/')}/{info.path.removeprefix(base)}", info.path, filesystem, int(info.size))
-        for info in infos
-        if _wanted(info.path.removeprefix(base)) and matching.fullmatch(info.path.removeprefix(base))
-    ]
+    base = path.rstrip("/") + "/"
+    for info in infos:
+        if info.type == FileType.File:
+            relative = info.path.removeprefix(base)
+            yield relative, DataFile(f"{root.rstrip('/')}/{relative}", info.path, filesystem, int(info.size))
 
 
-def _split(text: str) -> tuple[str, str]:
-    """What stands before the first wildcard's segment, and the pattern from there on."""
+def split_glob(text: str) -> tuple[str, str]:
+    """What stands before the first segment with a wildcard, and the pattern from there on; empty without one."""
     parts = text.split("/")
-    first = next(place for place, part in enumerate(parts) if _WILD.search(part))
+    first = next((place for place, part in enumerate(parts) if _WILD.search(part)), len(parts))
     return "/".join(parts[:first]), "/".join(parts[first:])
 
 
-def _matcher(pattern: str) -> re.Pattern[str]:
+def glob_matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a relative path matches: * and ? within a name, [ab] for one of some characters, ** across folders."""
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return re.compile("".join(words.get(piece, re.escape(piece)) for piece in pieces))
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])", pattern)  # every second one is a wildcard
+    translated = [words.get(piece, piece.replace("[!", "[^", 1)) for piece in pieces]
+    translated[::2] = map(re.escape, pieces[::2])
+    matching = re.compile("".join(translated))
+    return lambda relative: matching.fullmatch(relative) is not None
 
 
 def _wanted(relative: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,8 @@ from tandem.artifacts.job import JobContext
 from tandem.artifacts.uris import resolve
 from tandem.config.machine import cores
 from tandem.data.quarantine import check_quarantined, write_quarantine
-from tandem.errors import StoreError
+from tandem.data.sources import is_remote
+from tandem.errors import InputError, StoreError
 from tandem.retrieval.actor import NAMESPACE, connect
 from tandem.retrieval.embedding import configured_dimension, fingerprint
 from tandem.retrieval.embedding_cache import EmbeddingCache
@@ -62,7 +64,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
 
     Raises:
         DataError: A source has nothing to read, or too much of it can't be read.
-        InputError: A collection has the name that the index is to be searched by.
+        InputError: A collection has the name that the index is to be searched by, or the cluster hasn't the GPUs.
         ModelError: The embedder can't be used.
         StoreError: The collection doesn't come to hold what was written.
     """
@@ -70,10 +72,10 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
 
     started = time.monotonic()
     _connect_ray(context)
+    _check_gpus(spec)
     context.quarantine_path.unlink(missing_ok=True)
     embedder = resolve(spec.embedder.model, storage=context.storage)
-    sources = [(source, resolve(source.uri, storage=context.storage)) for source in spec.sources]
-    files, collisions = gather_files(sources)
+    files, collisions = gather_files((source, _located(source.uri, context)) for source in spec.sources)
     embedder_sha256 = fingerprint(embedder)
     settings = identity_settings(spec, embedder_sha256)
 
@@ -138,6 +140,10 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     }
 
 
+def _located(uri: str, context: JobContext) -> str:
+    return uri if is_remote(uri) else str(resolve(uri, storage=context.storage))
+
+
 def _connect_ray(context: JobContext) -> None:
     import ray
 
@@ -150,12 +156,25 @@ def _connect_ray(context: JobContext) -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that the bars are off
 
 
+def _check_gpus(spec: IndexSpec) -> None:
+    import ray
+
+    wanted, there = spec.embedder.workers * spec.embedder.gpus, ray.cluster_resources().get("GPU", 0)
+    if wanted > there:
+        # Ray Data would wait for them without end.
+        raise InputError(
+            f"{wanted:g} GPUs for the actors that embed, and the cluster has {there:g}",
+            where="embedder.gpus",
+            remedy="ask for a smaller share, or fewer `workers`",
+        )
+
+
 def _read(files: list[InputFile], stage: ReadAndChunk) -> Any:
     """Read and chunk all files; the rows stay in the object store, since they are looked at twice."""
     import ray
 
     blocks = min(len(files), _READ_BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
-    source = ray.data.from_items([asdict(file) for file in files], override_num_blocks=blocks)
+    source = ray.data.from_items([{"file": pickle.dumps(file)} for file in files], override_num_blocks=blocks)
     return source.flat_map(stage.__call__).materialize()
 
 
@@ -245,13 +264,14 @@ def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, target: 
         fn_constructor_kwargs={
             "embedder": target.embedder,
             "embedder_sha256": target.embedder_sha256,
-            "batch_size": spec.embedder.batch_size,
+            "spec": spec.embedder,
             "threads": max(1, cores() // workers),
             "storage": context.storage,
         },
         batch_size=_EMBED_BATCH,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
+        num_gpus=spec.embedder.gpus or None,
     )
     stage = vectors.map_batches(
         Write,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from tandem.config.cluster import Cluster
+from tandem.config.machine import read_processor
 from tandem.errors import SpecError
-from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, read_processor, vllm_obstacle
+from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, vllm_obstacle
 from tandem.models.loading import adapter_path, model_path
 from tandem.specs.rag import BASE_MODEL, RagSpec
 
@@ -33,14 +34,26 @@ def build(args: dict[str, Any]) -> Application:
         UnreachableError: This process knows of no cluster.
         InputError, ModelError, NotFoundError: The model, an adapter or the keys.
     """
-    from ray import serve
-
-    from tandem.serving.replicas import RECONFIGURABLE, Ingress, Retriever
-
     spec = read_spec(args)
     cluster = Cluster.load()
     model = model_path(spec.model, storage=cluster.storage)
     adapters = {adapter.name: adapter_path(adapter.uri, storage=cluster.storage) for adapter in spec.adapters}
+    return assemble(spec, cluster, model, _language_model(spec, model, adapters))
+
+
+def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Application) -> Application:
+    """Ingress and retriever before a language model.
+
+    Args:
+        spec: The application.
+        cluster: Where it runs.
+        model: The base model's folder; the ingress counts tokens by its tokenizer.
+        language_model: A bound deployment with ``generate(GenerationRequest, stream) -> pieces``.
+    """
+    from ray import serve
+
+    from tandem.serving.replicas import RECONFIGURABLE, Ingress, Retriever
+
     settings = spec.canonical()
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="Ingress",
@@ -62,7 +75,7 @@ def build(args: dict[str, Any]) -> Application:
         str(model),
         str(keys_path(spec, cluster)),
         retriever.bind(str(cluster.storage), spec.retriever.collection),
-        _language_model(spec, model, adapters),
+        language_model,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tandem.specs.finetune import FinetuneSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """What the driver tells its workers; everything in it can be pickled, and paths are on the shared storage.
 
@@ -31,16 +31,16 @@ class LoopConfig:
     """
 
     spec: FinetuneSpec
-    plain: dict[str, Any] | None
+    plain: dict[str, Any] | None = None
     model: str
     train: str
-    eval: str | None
+    eval: str | None = None
     steps: int
     pad_id: int
     packing: bool
-    labels: tuple[str, ...]
-    logits: str | None
-    cuda: bool
+    labels: tuple[str, ...] = ()
+    logits: str | None = None
+    cuda: bool = False
     metrics: str
     checkpoints: str
     output: str

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
-from tandem.data.documents import list_files, read_file
+from tandem.data.documents import Reading, list_files, read_file
+from tandem.data.sources import DataFile
 from tandem.errors import DataError
 from tandem.specs.index import SourceSpec
 
@@ -34,8 +35,12 @@ def write_pdf(path: Path, *pages: str) -> None:
     writer.write(path)
 
 
+def read(path: Path) -> Reading:
+    return read_file(DataFile.local(path), path.name)
+
+
 def one(path: Path) -> tuple[str, str, list[str]]:
-    (document,) = read_file(path, path.parent).documents
+    (document,) = read(path).documents
     return document.source, document.title, [heading.title for heading in document.headings]
 
 
@@ -43,7 +48,7 @@ def test_text_is_kept_as_it_is_and_its_title_is_the_first_heading(tmp_path: Path
     text = "Title\n=====\n\nBody ``x``.\n\n\tend  \n"
     for name in ("a.rst", "a.txt"):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-        (document,) = read_file(tmp_path / name, tmp_path).documents
+        (document,) = read(tmp_path / name).documents
         assert document.text == text
         assert (document.title, document.source) == ("Title", name)
 
@@ -61,7 +66,7 @@ def test_html_gives_its_words_without_scripts_and_with_headings(tmp_path: Path) 
         "<h1>Top</h1><p>First\n part, <b>bold</b>.</p><script>var x</script><h2>Sub <i>two</i></h2>"
         "<ul><li>one</li><li>two</li></ul><pre>a\n  b</pre><!-- no --></body>"
     )
-    (document,) = read_file(tmp_path / "a.html", tmp_path).documents
+    (document,) = read(tmp_path / "a.html").documents
     assert document.title == "Page"
     assert [(heading.level, heading.title) for heading in document.headings] == [(1, "Top"), (2, "Sub two")]
     assert "First  part, bold." in document.text
@@ -74,7 +79,7 @@ def test_html_gives_its_words_without_scripts_and_with_headings(tmp_path: Path) 
 
 def test_a_pdf_has_its_pages_as_sections(tmp_path: Path) -> None:
     write_pdf(tmp_path / "a.pdf", "first page", "second page")
-    (document,) = read_file(tmp_path / "a.pdf", tmp_path).documents
+    (document,) = read(tmp_path / "a.pdf").documents
     assert [heading.title for heading in document.headings] == ["page 1", "page 2"]
     assert document.text[document.headings[1].start :].startswith("second page")
 
@@ -89,7 +94,7 @@ def test_each_row_of_a_table_is_a_document(tmp_path: Path, suffix: str) -> None:
     else:
         table = {"id": ["x", "y"], "text": ["one", "two"], "team": ["red", "blue"]}
         pyarrow.parquet.write_table(pyarrow.table(table), path)
-    documents = read_file(path, tmp_path).documents
+    documents = read(path).documents
     assert [(document.source, document.text) for document in documents] == [
         (f"{path.name}#x", "one"),
         (f"{path.name}#y", "two"),
@@ -102,7 +107,7 @@ def test_bad_rows_are_set_aside_and_the_good_ones_stay(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = ['{"text": "good", "id": 1}', "{broken", '["list"]', '{"no": "text"}', '{"text": "twice", "id": 1}']
     path.write_text("\n".join(rows))
-    reading = read_file(path, tmp_path)
+    reading = read(path)
     assert [document.text for document in reading.documents] == ["good"]
     assert [fault.line for fault in reading.faults] == [2, 3, 4, 5]
     assert all(fault.file == str(path) for fault in reading.faults)
@@ -125,7 +130,7 @@ def test_bad_rows_are_set_aside_and_the_good_ones_stay(tmp_path: Path) -> None:
 )
 def test_a_broken_document_is_a_fault_with_its_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
-    reading = read_file(tmp_path / name, tmp_path)
+    reading = read(tmp_path / name)
     assert reading.documents == ()
     assert reason in reading.faults[0].reason
 
@@ -134,11 +139,14 @@ def test_files_are_chosen_by_globs_and_type(tmp_path: Path) -> None:
     for name in ("a.txt", "sub/b.md", "sub/c.png", ".git/d.txt", "sub/old/e.txt", ".f.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    every = list_files(SourceSpec(uri="x"), tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in every] == ["a.txt", "sub/b.md", "sub/old/e.txt"]
-    some = list_files(SourceSpec(uri="x", include=("sub/**/*",), exclude=("sub/old/*",)), tmp_path)
-    assert [path.name for path in some] == ["b.md"]
-    assert list_files(SourceSpec(uri="x"), tmp_path / "a.txt") == [tmp_path / "a.txt"]
+    folder = str(tmp_path)
+    every = list_files(SourceSpec(uri="x"), folder)
+    assert [name for name, _ in every] == ["a.txt", "sub/b.md", "sub/old/e.txt"]
+    some = list_files(SourceSpec(uri="x", include=("sub/**/*",), exclude=("sub/old/*",)), folder)
+    assert [name for name, _ in some] == ["sub/b.md"]
+    assert [name for name, _ in list_files(SourceSpec(uri="x", include=("[a-c].txt",)), folder)] == ["a.txt"]
+    ((name, file),) = list_files(SourceSpec(uri="x"), f"{folder}/a.txt")
+    assert (name, file.path) == ("a.txt", f"{folder}/a.txt")
 
 
 @pytest.mark.parametrize(
@@ -155,15 +163,39 @@ def test_nothing_to_read_is_an_error_with_a_remedy(tmp_path: Path, source: Sourc
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.png").write_text("x")
     with pytest.raises(DataError, match=message) as caught:
-        list_files(source, tmp_path / path)
+        list_files(source, str(tmp_path / path))
     assert caught.value.remedy
 
 
-def test_sources_are_relative_to_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.txt").write_text("x")
-    (document,) = read_file(tmp_path / "sub" / "a.txt", tmp_path).documents
-    assert document.source == "sub/a.txt"
-    (alone,) = read_file(tmp_path / "sub" / "a.txt", tmp_path / "sub" / "a.txt").documents
-    assert alone.source == "a.txt"
-    assert json.dumps(alone.metadata) == "{}"
+def test_documents_on_another_filesystem_are_read_as_those_here(tmp_path: Path) -> None:
+    contents = {
+        "handbook/a.md": b"# Title\n\nBody\n",
+        "handbook/deep/b.html": b"<title>T</title><h1>H</h1><p>x</p>",
+        "handbook/rows.jsonl": b'{"id": "1", "text": "one"}\n',
+        "handbook/.hidden.md": b"x",
+    }
+    write_pdf(tmp_path / "c.pdf", "page one")
+    contents["handbook/c.pdf"] = (tmp_path / "c.pdf").read_bytes()
+    filesystem = fsspec.filesystem("memory")
+    for name, content in contents.items():
+        filesystem.pipe_file(f"/{name}", content)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    try:
+        found = [
+            [read_file(file, name) for name, file in list_files(SourceSpec(uri="x"), root)]
+            for root in ("fsspec+memory://handbook", str(tmp_path / "handbook"))
+        ]
+        (alone,) = list_files(SourceSpec(uri="x"), "fsspec+memory://handbook/a.md")
+    finally:
+        filesystem.store.clear()
+    assert found[0] == found[1]
+    assert [one.source for reading in found[0] for one in reading.documents] == [
+        "a.md",
+        "c.pdf",
+        "deep/b.html",
+        "rows.jsonl#1",
+    ]
+    assert alone[0] == "a.md"
+    with pytest.raises(DataError, match="no document"):
+        list_files(SourceSpec(uri="x"), "fsspec+memory://nothing")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tandem.data.documents import Document, read_file
 from tandem.data.headings import markdown_headings, rst_headings
+from tandem.data.sources import DataFile
 from tandem.retrieval.chunking import Chunk, chunk_document
 from tandem.retrieval.markup import RULE
 from tandem.specs.index import ChunkSpec
@@ -145,7 +146,7 @@ def test_chunks_are_slices_that_cover_every_word_within_the_limit(text: str, tok
 
 def test_chunks_of_a_file_are_found_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_bytes(("# Ä title\r\n\r\n" + "Wörter und mehr. " * 50).encode())
-    (document,) = read_file(tmp_path / "a.md", tmp_path).documents
+    (document,) = read_file(DataFile.local(tmp_path / "a.md"), "a.md").documents
     text = (tmp_path / "a.md").read_text(encoding="utf-8")
     chunks = chunk_document(document, ChunkSpec(tokens=20, overlap=5), Words(), salt="", tenant=None)
     assert len(chunks) > 5

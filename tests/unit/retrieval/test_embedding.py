@@ -8,7 +8,7 @@ import pytest
 from tiny_models import write_embedder
 
 from tandem.errors import ModelError
-from tandem.retrieval.embedding import Embedder, configured_dimension, fingerprint
+from tandem.retrieval.embedding import Embedder, configured_dimension, fingerprint, neighbours_kept
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,26 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(model: Path, tmp_
     with (copy / "model.safetensors").open("ab") as file:
         file.write(b"x")
     assert fingerprint(copy) != fingerprint(model)
+
+
+def test_in_bf16_vectors_are_nearly_the_same_and_of_length_one(model: Path) -> None:
+    texts = ["the quick brown fox", "a lazy dog", "the default value"]
+    exact = Embedder(model, batch_size=2).encode(texts)
+    half = Embedder(model, batch_size=2, dtype="bfloat16").encode(texts)
+    assert half.dtype == np.float32
+    assert np.allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
+    assert not np.array_equal(half, exact)
+    assert np.all(np.sum(half * exact, axis=1) > 0.999)
+
+
+def test_neighbours_are_kept_by_equal_vectors_and_lost_by_others() -> None:
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(200, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert neighbours_kept(vectors, vectors, 10) == 1.0
+    assert neighbours_kept(vectors, vectors[::-1].copy(), 10) < 0.2
+    # One of four, with k = 1: its nearest changes.
+    plane = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], dtype=np.float32)
+    moved = plane.copy()
+    moved[1] = [-1, 0]
+    assert neighbours_kept(plane, moved, 1) == 0.75

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+from tiny_models import write_embedder
 
 from tandem.data.documents import Document
 from tandem.errors import DataError
-from tandem.retrieval.indexing import document_tenant, gather_files, identity_settings, plan_changes
-from tandem.specs.index import ChunkSpec, IndexSpec, SourceSpec
+from tandem.retrieval import indexing
+from tandem.retrieval.chunking import Chunk
+from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
+from tandem.retrieval.indexing import Embed, document_tenant, gather_files, identity_settings, plan_changes
+from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec
 
 
 def test_only_what_is_missing_is_embedded_and_what_is_gone_is_deleted() -> None:
@@ -23,8 +30,8 @@ def test_two_files_of_one_name_are_a_fault_and_the_same_file_twice_is_not(tmp_pa
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "readme.md").write_text("x")
     source = SourceSpec(uri="x")
-    files, faults = gather_files([(source, tmp_path / "a"), (source, tmp_path / "a"), (source, tmp_path / "b")])
-    assert [file.path for file in files] == [str(tmp_path / "a" / "readme.md")]
+    files, faults = gather_files((source, str(tmp_path / folder)) for folder in ("a", "a", "b"))
+    assert [each.file.path for each in files] == [str(tmp_path / "a" / "readme.md")]
     (fault,) = faults
     assert fault.file == str(tmp_path / "b" / "readme.md")
     assert "common folder" in fault.reason
@@ -52,3 +59,35 @@ def test_whatever_changes_what_is_stored_changes_the_identity() -> None:
     }
     assert len(different) == 4
     assert json.dumps(sorted(different))
+
+
+def batch(texts: list[str]) -> dict[str, Any]:
+    chunks = [Chunk(text, "a.md", text, text, text, 0, len(text), 0, "0", None, {}) for text in texts]
+    return {"data": np.array([json.dumps(asdict(chunk)) for chunk in chunks])}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept", "second"), [("auto", 0.0, "bfloat16"), ("auto", 1.1, "float32"), ("bfloat16", 0, "bfloat16")]
+)
+def test_bf16_is_taken_from_the_second_batch_on_if_it_keeps_the_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Literal["auto", "bfloat16"], kept: float, second: Dtype
+) -> None:
+    monkeypatch.setattr(indexing, "computes_bf16", lambda processor, *, cuda: True)
+    monkeypatch.setattr(indexing, "RECALL_KEPT", kept)
+    monkeypatch.setattr(indexing, "MEASURED_ON", 12)
+    embedder = write_embedder(tmp_path / "embedder")
+    stage = Embed(embedder, fingerprint(embedder), EmbedderSpec(dtype=dtype), 1, tmp_path)
+    texts = [f"the quick brown fox {number}" for number in range(24)]
+    first, then = stage(batch(texts[:12])), stage(batch(texts[12:]))
+    assert first["embedded"].all()
+    assert then["embedded"].all()
+
+    def by(type_: Dtype, made: dict[str, Any]) -> Any:
+        embedded = [Chunk(**json.loads(data)).embedding_text for data in made["data"]]
+        return Embedder(embedder, 32, type_).encode(embedded)
+
+    assert np.array_equal(first["vector"], by("float32" if dtype == "auto" else dtype, first))
+    assert np.array_equal(then["vector"], by(second, then))
+    again = stage(batch(texts))
+    assert not Embed(embedder, fingerprint(embedder), EmbedderSpec(), 1, tmp_path)(batch(texts))["embedded"].any()
+    assert again["vector"].shape == (24, first["vector"].shape[1])

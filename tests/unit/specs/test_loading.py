@@ -43,6 +43,21 @@ def test_overrides_are_yaml_and_named_in_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "uri", "include"),
+    [
+        ("docs", "docs", ("**/*",)),
+        ("docs/*.md", "docs", ("*.md",)),
+        ("s3://bucket/handbook/**/*.pdf", "s3://bucket/handbook", ("**/*.pdf",)),
+        ("/a/v?/x.txt", "/a", ("v?/x.txt",)),
+    ],
+)
+def test_a_source_may_be_a_glob(tmp_path: Path, text: str, uri: str, include: tuple[str, ...]) -> None:
+    spec = load_spec(write(tmp_path, INDEX), [f"sources=['{text}']"])
+    assert isinstance(spec, IndexSpec)
+    assert [(each.uri, each.include) for each in spec.sources] == [(uri, include)]
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("kind: inde\n", "no spec is of kind 'inde'"),

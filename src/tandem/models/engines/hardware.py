@@ -1,72 +1,15 @@
-"""What this processor computes in hardware, and so which engine and number type are fastest on it."""
+"""Which engine and number type are fastest on a processor."""
 
 from __future__ import annotations
 
-import platform
-from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
+from tandem.config.machine import Processor, computes_bf16
 from tandem.errors import InputError
 
 EngineName = Literal["vllm", "transformers"]
 Dtype = Literal["bfloat16", "float16", "float32"]
-
-# Without these, bf16 is emulated: on an AVX2 machine vLLM took 54 s in bf16 for what took 11 s in fp32
-# (SmolLM2-135M, 16 requests of 300 + 32 tokens).
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last is what aarch64 calls it
-BF16_CUDA_CAPABILITY = (8, 0)  # Ampere
-
-
-@dataclass(frozen=True)
-class Processor:
-    """What computes.
-
-    Attributes:
-        machine: The architecture, as `platform.machine` has it.
-        flags: The processor's features, as /proc/cpuinfo has them; empty where there is no such file.
-        cuda_capability: Of the first GPU; None without one.
-    """
-
-    machine: str
-    flags: frozenset[str]
-    cuda_capability: tuple[int, int] | None = None
-
-    @property
-    def has_gpu(self) -> bool:
-        """Whether torch sees a GPU."""
-        return self.cuda_capability is not None
-
-
-def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
-    """Look at this machine."""
-    import torch
-
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    return Processor(platform.machine(), parse_flags(text), capability)
-
-
-def parse_flags(cpuinfo: str) -> frozenset[str]:
-    """The feature flags of the first processor in the text of a /proc/cpuinfo."""
-    for line in cpuinfo.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
-
-
-def computes_bf16(processor: Processor, *, cuda: bool) -> bool:
-    """Whether a device computes in bfloat16 in hardware: where it is emulated it is slower than float32.
-
-    Args:
-        processor: The machine.
-        cuda: Its GPU is meant.
-    """
-    if cuda:
-        return processor.cuda_capability is not None and processor.cuda_capability >= BF16_CUDA_CAPABILITY
-    return not BF16_FLAGS.isdisjoint(processor.flags)
 
 
 def choose_dtype(asked: Literal["auto"] | Dtype, processor: Processor, *, engine: EngineName) -> Dtype:

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from tandem.models.engines.hardware import choose_dtype, choose_engine, read_processor, vllm_obstacle
+from tandem.config.machine import read_processor
+from tandem.models.engines.hardware import choose_dtype, choose_engine, vllm_obstacle
 from tandem.models.engines.protocol import Engine
 from tandem.specs.compare import EngineSpec
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tandem.config.machine import Processor
 from tandem.errors import ModelError
 from tandem.models.engines import vllm_cpu_lora
-from tandem.models.engines.hardware import Dtype, Processor
+from tandem.models.engines.hardware import Dtype
 from tandem.models.engines.prompting import encode, load_tokenizer
 from tandem.models.engines.protocol import FinishReason, Generation, GenerationRequest
 from tandem.specs.compare import EngineSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tandem.models.engines.hardware import computes_bf16, read_processor
+from tandem.config.machine import computes_bf16, read_processor
 from tandem.training.loop_config import LoopConfig
 from tandem.training.methods.deepspeed import Hardware, build_config
 from tandem.training.schedule import learning_rate_factor

@@ -1,0 +1,182 @@
+"""How fast do documents get into an index: the job, the bare embedder, the pipelines of Haystack and LlamaIndex.
+
+Every row of a file is a document that makes one chunk, so that all embed the same texts, with the same model, on all
+cores. The bare embedder is the ceiling: it reads nothing and writes nothing. Each runs in a process of its own; what
+counts is the time from the first text to the last point, and the whole with its start.
+
+`ingestion_memory` asks whether a process grows with the corpus, with a tiny random embedder as a stand-in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Result, versions
+from benchmarks.texts import ROOT, pieces
+from benchmarks.training_runs import ray_head
+
+DOCUMENTS = 1_500
+WORDS = 80
+ROUNDS = 2
+SIDES = ("bare", "tandem", "haystack", "llama_index")
+MEMORY_SIZES = (10_000, 100_000)
+MEMORY_WORDS = (16, 7)  # of a piece, and from one to the next: there must be so many
+SAMPLE_S = 0.25
+MIB = 2**20
+# Of a process's title, by what the table calls it.
+WATCHED = {
+    "driver": "benchmarks.ingestion_sides",
+    "embedding actor": "Embed",
+    "writing actor": "Write",
+    "store actor": "EdgeStore",
+}
+
+
+def run() -> list[Result]:
+    """All contenders on one file, in rounds that go forth and back; then the job at two sizes."""
+    from tandem.artifacts.uris import resolve
+    from tandem.config.cluster import storage_path
+    from tandem.specs.index import EmbedderSpec
+
+    embedder = resolve(EmbedderSpec().model, storage=storage_path())
+    dtype = "bfloat16" if _computes_bf16() else "float32"  # the ceiling is the faster one
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
+        root = Path(scratch)
+        setting = {"embedder": str(embedder), "dtype": dtype, **_documents(root / "documents.jsonl", DOCUMENTS, WORDS)}
+        measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for number in range(ROUNDS):
+            for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+                measured[side].append(_run(side, root / f"{number}-{side}", setting)[0])
+                print(f"{side}: {measured[side][-1]}", flush=True)
+        small = _one_layer(embedder, root / "one-layer")
+        memory = [_memory(root / f"memory-{size}", size, small) for size in MEMORY_SIZES]
+    packages = versions("ray", "torch", "sentence-transformers", "haystack-ai", "llama-index-core", "qdrant-edge-py")
+    return [
+        Result(
+            "ingestion",
+            "chunks per second from documents to a searchable collection",
+            {"documents": DOCUMENTS, "words": WORDS, "rounds": ROUNDS, "ceiling": dtype},
+            packages,
+            _rows(measured),
+        ),
+        Result(
+            "ingestion_memory",
+            "peak memory of the index job's processes, MiB",
+            {"embedder": "one layer of it, random weights"},
+            packages,
+            memory,
+        ),
+    ]
+
+
+def _rows(measured: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    rates = {side: statistics.median(one["rate"] for one in runs) for side, runs in measured.items()}
+    return [
+        {
+            "contender": side,
+            "chunks/s": rates[side],
+            "÷ bare": rates[side] / rates["bare"],
+            "tandem ÷ this": rates["tandem"] / rates[side],
+            "whole, s": statistics.median(one["seconds"] for one in runs),
+        }
+        for side, runs in measured.items()
+    ]
+
+
+def _memory(folder: Path, size: int, embedder: Path) -> dict[str, Any]:
+    words, step = MEMORY_WORDS
+    folder.mkdir()
+    setting = {"embedder": str(embedder), "dtype": "float32"}
+    setting |= _documents(folder / "documents.jsonl", size, words, step=step)
+    _, peaks = _run("tandem", folder / "run", setting)
+    return {"chunks": size, **{name: peak / MIB for name, peak in peaks.items()}}
+
+
+def _documents(path: Path, count: int, words: int, *, step: int | None = None) -> dict[str, Any]:
+    """A file of rows, each a document that makes one chunk."""
+    texts = pieces(count, words, step=step)
+    path.write_text("".join(json.dumps({"id": str(at), "text": text}) + "\n" for at, text in enumerate(texts)))
+    return {"documents": str(path), "count": count}
+
+
+def _run(side: str, folder: Path, setting: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """What it measured, and the peak memory of its processes in bytes.
+
+    Raises:
+        SystemExit: It failed; with the end of its log.
+    """
+    folder.mkdir()
+    if side == "tandem":
+        with ray_head() as address:
+            return _python(side, folder, setting | {"ray_address": address})
+    return _python(side, folder, setting)
+
+
+def _python(side: str, folder: Path, setting: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    (folder / "setting.json").write_text(json.dumps(setting))
+    log = folder / "log"
+    command = [sys.executable, "-m", "benchmarks.ingestion_sides", side, str(folder)]
+    quiet = {"HF_HUB_OFFLINE": "1", "HAYSTACK_TELEMETRY_ENABLED": "False", "CUDA_VISIBLE_DEVICES": ""}
+    with log.open("w") as output, _watched() as peaks:
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | quiet, stdout=output, stderr=output, check=False)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{log.read_text()[-4000:]}")
+    return json.loads((folder / f"{side}.json").read_text()), peaks
+
+
+@contextmanager
+def _watched() -> Iterator[dict[str, float]]:
+    """The peak of what each process of this one's family has for itself, in bytes; shared pages don't count."""
+    import psutil
+
+    peaks = dict.fromkeys(WATCHED, 0.0)
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(SAMPLE_S):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    title = " ".join(process.cmdline())
+                    name = next((name for name, word in WATCHED.items() if word in title), None)
+                    if name is not None:
+                        peaks[name] = max(peaks[name], process.memory_full_info().uss)
+                except psutil.Error:
+                    continue
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _computes_bf16() -> bool:
+    from tandem.config.machine import computes_bf16, read_processor
+
+    return computes_bf16(read_processor(), cuda=False)
+
+
+def _one_layer(embedder: Path, folder: Path) -> Path:
+    """An embedder of the same shape that takes a sixth of the time: what it computes doesn't matter here."""
+    from sentence_transformers import SentenceTransformer, models
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(embedder, num_hidden_layers=1)
+    AutoModel.from_config(config).save_pretrained(folder / "inner")
+    AutoTokenizer.from_pretrained(embedder).save_pretrained(folder / "inner")
+    inner = models.Transformer(str(folder / "inner"))
+    whole = SentenceTransformer(modules=[inner, models.Pooling(config.hidden_size), models.Normalize()])
+    whole.save(str(folder / "model"))
+    return folder / "model"

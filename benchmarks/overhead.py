@@ -1,0 +1,132 @@
+"""What does the endpoint cost over the same retrieval and generation called in process?
+
+The language model is a stand-in that answers at once with a fixed text. One question at a time goes to the endpoint, by
+HTTP with a key, through ingress, retriever and language model; then the same question to the same service in this
+process, with a retriever of its own before the same store. What the second lacks are the hops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import tempfile
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.clusters import KEY, index, serving_cluster
+from benchmarks.report import Result, seconds, versions
+from benchmarks.texts import paragraphs
+
+if TYPE_CHECKING:
+    from tandem.config.cluster import Cluster
+    from tandem.models.engines.protocol import GenerationRequest
+    from tandem.serving.chat import ChatService, Piece
+
+PASSAGES = 300
+QUESTIONS = 200
+WARM_UP = 20
+NAME = "overhead"
+
+
+def run() -> Result:
+    """Ask both, question by question."""
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
+        texts = paragraphs(PASSAGES + QUESTIONS)
+        with serving_cluster(Path(scratch) / "storage") as cluster:
+            index(cluster, NAME, texts[:PASSAGES])
+            questions = [" ".join(text.split()[:12]) for text in texts[PASSAGES:]]
+            rows = _measure(cluster, questions)
+    return Result(
+        "overhead",
+        "milliseconds of a question with a language model that takes no time",
+        {"passages": PASSAGES, "questions": QUESTIONS, "streams": 1},
+        versions("ray", "fastapi", "uvicorn"),
+        rows,
+    )
+
+
+class NoModel:
+    """Answers with the number of messages, at once."""
+
+    async def generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
+        from tandem.serving.chat import Piece
+
+        yield Piece(f"{len(request.messages)} messages", "stop", 1, 1)
+
+
+def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
+    import httpx
+    from ray import serve
+
+    from tandem.models.loading import model_path
+    from tandem.serving.app import assemble
+    from tandem.specs.loading import read_yaml
+    from tandem.specs.rag import RagSpec
+
+    model = read_yaml(Path(__file__).parents[1] / "jobs" / "finetune.yaml").data["model"]
+    spec = RagSpec.model_validate({"kind": "rag", "name": NAME, "model": model, "retriever": {"collection": NAME}})
+    path = model_path(spec.model, storage=cluster.storage)
+    llm = serve.deployment(NoModel).options(name="LLM", ray_actor_options={"num_cpus": 0}).bind()
+    serve.run(assemble(spec, cluster, path, llm), name=NAME, route_prefix="/")
+    times: dict[str, list[float]] = {"endpoint": [], "endpoint, streamed": [], "in process": []}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=cluster.endpoint_url, headers=headers, trust_env=False, timeout=30) as client:
+
+        def ask(question: str, *, stream: bool) -> None:
+            body = {"model": NAME, "messages": [{"role": "user", "content": question}], "stream": stream}
+            answer = client.post("/v1/chat/completions", content=json.dumps(body))
+            if answer.status_code != httpx.codes.OK or "messages" not in answer.text:
+                raise SystemExit(f"the endpoint answered {answer.status_code}: {answer.text[:300]}")
+
+        in_process = _in_process(cluster, spec, path)
+        for number, question in enumerate([*questions[:WARM_UP], *questions]):
+            took = {
+                "endpoint": seconds(lambda q=question: ask(q, stream=False)),
+                "endpoint, streamed": seconds(lambda q=question: ask(q, stream=True)),
+                "in process": seconds(lambda q=question: in_process(q)),
+            }
+            if number >= WARM_UP:
+                for name, value in took.items():
+                    times[name].append(1000 * value)
+    bare = statistics.median(times["in process"])
+    return [
+        {
+            "called": name,
+            "p50, ms": statistics.median(values),
+            "p95, ms": statistics.quantiles(values, n=20)[-1],
+            "p50 over in process, ms": statistics.median(values) - bare,
+        }
+        for name, values in times.items()
+    ]
+
+
+def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], None]:
+    from tandem.models.engines.prompting import load_tokenizer, token_ids
+    from tandem.retrieval.retriever import open_retriever
+    from tandem.serving.api_keys import Caller
+    from tandem.serving.chat import ChatService
+    from tandem.serving.requests import ChatRequest
+
+    retriever = open_retriever(cluster, NAME)
+    tokenizer = load_tokenizer(model)
+
+    async def search(question: str, **options: Any) -> Any:
+        return retriever.search([question], **options)[0]
+
+    def generate(request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
+        return NoModel().generate(request, stream)
+
+    service: ChatService = ChatService(
+        spec, search=search, generate=generate, count=lambda messages: len(token_ids(tokenizer, messages))
+    )
+
+    async def answer(question: str) -> None:
+        request = ChatRequest.model_validate({"model": NAME, "messages": [{"role": "user", "content": question}]})
+        begun = await service.start(request, Caller(tenant=None))
+        async for _ in begun.pieces:
+            pass
+
+    loop = asyncio.new_event_loop()
+    return lambda question: loop.run_until_complete(answer(question))

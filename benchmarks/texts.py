@@ -1,0 +1,64 @@
+"""Real text to measure with: the documentation that the demo takes its documents from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tandem.data.documents import Document
+
+ROOT = Path(__file__).parents[1]
+PARAGRAPH = (60, 300)  # characters
+
+
+def documents() -> Iterator[Document]:
+    """All text files of the sources of jobs/index.yaml; its own globs choose a few."""
+    from tandem.artifacts.uris import resolve
+    from tandem.config.cluster import storage_path
+    from tandem.data.documents import list_files, read_file
+    from tandem.specs import IndexSpec
+    from tandem.specs.loading import read_yaml
+
+    spec = IndexSpec.model_validate(read_yaml(ROOT / "jobs" / "index.yaml").data)
+    for source in spec.sources:
+        root = str(resolve(source.uri, storage=storage_path()))
+        for name, file in list_files(source.model_copy(update={"include": ("**/*.txt",)}), root):
+            yield from read_file(file, name).documents
+
+
+def paragraphs(count: int) -> list[str]:
+    """The first so many different paragraphs.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    found: dict[str, None] = {}
+    for document in documents():
+        blocks = (" ".join(block.split()) for block in document.text.split("\n\n"))
+        found |= dict.fromkeys(block for block in blocks if PARAGRAPH[0] <= len(block) <= PARAGRAPH[1])
+        if len(found) >= count:
+            return list(found)[:count]
+    raise ValueError(f"the documents of jobs/index.yaml have {len(found)} paragraphs, {count} are needed")
+
+
+def pieces(count: int, words: int, *, step: int | None = None) -> list[str]:
+    """So many different pieces of so many words, by chance, the same ones every time.
+
+    Args:
+        count: How many.
+        words: In each.
+        step: Words from the beginning of one to the next; smaller than `words`, and they overlap.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    found: dict[str, None] = {}
+    for document in documents():
+        text = document.text.split()
+        found |= dict.fromkeys(" ".join(text[at : at + words]) for at in range(0, len(text) - words, step or words))
+    if len(found) < count:
+        raise ValueError(f"the documents of jobs/index.yaml have {len(found)} such pieces, {count} are needed")
+    return random.Random(0).sample(list(found), count)
