@@ -2,7 +2,8 @@
 
 The language model is a stand-in that answers at once with a fixed text. One question at a time goes to the endpoint, by
 HTTP with a key, through ingress, retriever and language model; then the same question to the same service in this
-process, with a retriever of its own before the same store. What the second lacks are the hops.
+process, with a retriever of its own before the same store. What the second lacks are the hops; what Ray Serve takes for
+as many hops with nothing in them is measured beside, since machines differ in that by a factor of four.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.clusters import KEY, index, serving_cluster
 from benchmarks.report import Result, seconds, versions
 from benchmarks.texts import paragraphs
+from tandem.serving.chat import Piece
+from tandem.serving.language_models import LanguageModel
 
 if TYPE_CHECKING:
     from tandem.config.cluster import Cluster
     from tandem.models.engines.protocol import GenerationRequest
-    from tandem.serving.chat import ChatService, Piece
+    from tandem.serving.chat import ChatService
 
 PASSAGES = 300
 QUESTIONS = 200
@@ -47,13 +50,31 @@ def run() -> Result:
     )
 
 
-class NoModel:
+class NoModel(LanguageModel):
     """Answers with the number of messages, at once."""
 
-    async def generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
-        from tandem.serving.chat import Piece
-
+    async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
         yield Piece(f"{len(request.messages)} messages", "stop", 1, 1)
+
+
+class Leaf:
+    """The end of a hop."""
+
+    async def answer(self, text: str) -> str:
+        return text
+
+
+class Hops:
+    """By HTTP here, then to two others, one after the other."""
+
+    def __init__(self, first: Any, second: Any) -> None:
+        self._leaves = (first, second)
+
+    async def __call__(self, request: Any) -> str:
+        text = (await request.body()).decode()
+        for leaf in self._leaves:
+            text = await leaf.answer.remote(text)
+        return text
 
 
 def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
@@ -70,7 +91,10 @@ def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
     path = model_path(spec.model, storage=cluster.storage)
     llm = serve.deployment(NoModel).options(name="LLM", ray_actor_options={"num_cpus": 0}).bind()
     serve.run(assemble(spec, cluster, path, llm), name=NAME, route_prefix="/")
-    times: dict[str, list[float]] = {"endpoint": [], "endpoint, streamed": [], "in process": []}
+    small = {"ray_actor_options": {"num_cpus": 0}}
+    leaves = [serve.deployment(Leaf).options(name=name, **small).bind() for name in ("First", "Second")]
+    serve.run(serve.deployment(Hops).options(**small).bind(*leaves), name="hops", route_prefix="/hops")
+    times: dict[str, list[float]] = {"endpoint": [], "endpoint, streamed": [], "in process": [], "three empty hops": []}
     headers = {"Authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=cluster.endpoint_url, headers=headers, trust_env=False, timeout=30) as client:
 
@@ -86,6 +110,7 @@ def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
                 "endpoint": seconds(lambda q=question: ask(q, stream=False)),
                 "endpoint, streamed": seconds(lambda q=question: ask(q, stream=True)),
                 "in process": seconds(lambda q=question: in_process(q)),
+                "three empty hops": seconds(lambda q=question: client.post("/hops", content=q).raise_for_status()),
             }
             if number >= WARM_UP:
                 for name, value in took.items():
@@ -96,7 +121,7 @@ def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
             "called": name,
             "p50, ms": statistics.median(values),
             "p95, ms": statistics.quantiles(values, n=20)[-1],
-            "p50 over in process, ms": statistics.median(values) - bare,
+            "p50 over in process, ms": statistics.median(values) - bare if name.startswith("endpoint") else "–",
         }
         for name, values in times.items()
     ]

@@ -48,7 +48,7 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
         spec: The application.
         cluster: Where it runs.
         model: The base model's folder; the ingress counts tokens by its tokenizer.
-        language_model: A bound deployment with ``generate(GenerationRequest, stream) -> pieces``.
+        language_model: A bound deployment of a `LanguageModel`.
     """
     from ray import serve
 

@@ -1,14 +1,16 @@
 """The language model's deployment: Ray Serve LLM on vLLM, or transformers where vLLM can't run.
 
-Both have ``generate(GenerationRequest, stream) -> pieces``, so that the ingress knows neither.
+The ingress knows neither: it calls what `LanguageModel` has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,21 @@ TRANSFORMERS_BATCH = 16
 TRANSFORMERS_BATCH_WAIT_S = 0.02
 
 
-class VllmServer:
+class LanguageModel(ABC):
+    """A replica that generates."""
+
+    @abstractmethod
+    def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:
+        """An answer in pieces; one or two when it isn't streamed. The last has the reason and the token counts."""
+
+    async def answer(self, request: GenerationRequest) -> Piece:
+        """An answer in one piece."""
+        async with aclosing(self.generate(request, False)) as pieces:
+            parts = [piece async for piece in pieces]
+        return replace(parts[-1], text="".join(part.text for part in parts))
+
+
+class VllmServer(LanguageModel):
     """One replica of Ray Serve LLM's `LLMServer`, with adapters from local folders.
 
     Args:
@@ -48,8 +64,8 @@ class VllmServer:
                 DiskMultiplexConfig(model_id=name, max_total_tokens=None, local_path=path, lora_assigned_int_id=number)
             )
 
-    async def generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:
-        """An answer in pieces; one piece when it isn't streamed."""
+    async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:
+        """An answer in pieces, as vLLM makes them."""
         from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
         body: dict[str, Any] = {
@@ -117,7 +133,7 @@ def _engine_error(code: int, message: str) -> TandemError:
     return InputError(message) if 400 <= code < 500 else TandemError("the engine failed")
 
 
-class TransformersServer:
+class TransformersServer(LanguageModel):
     """The transformers engine behind the same method; requests that arrive together share a batch.
 
     A streamed answer comes in one piece.
@@ -137,7 +153,7 @@ class TransformersServer:
             self._generate
         )
 
-    async def generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
+    async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
         """An answer, in one piece."""
         answer: Generation = await self._batched(request)
         yield Piece(answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens)

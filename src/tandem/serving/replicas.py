@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from tandem.config.cluster import Cluster
+from tandem.config.machine import cores
 from tandem.errors import SpecError
 from tandem.models.engines.prompting import load_tokenizer, token_ids
 from tandem.models.engines.protocol import GenerationRequest
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from tandem.retrieval.store import Mode
 
 RETRIEVER_BATCH = 32
-RETRIEVER_BATCH_WAIT_S = 0.002
+RETRIEVER_THREADS = 4  # at most: one short question gains nothing from more
+_PLAIN = {"request_serialization": "pickle", "response_serialization": "pickle"}  # a third of cloudpickle's time
 # May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas.
 RECONFIGURABLE = frozenset({"default_model", "prompt", "limits", "retriever"})
 
@@ -45,8 +47,9 @@ class Ingress:
         self._keys = KeyRing(Path(keys))
         tokenizer = load_tokenizer(Path(model))
         self._count = lambda messages: len(token_ids(tokenizer, messages))
-        self._retriever = retriever
-        self._llm = llm
+        self._retriever = retriever.options(**_PLAIN)
+        self._llm = llm.options(**_PLAIN)
+        self._llm_stream = llm.options(stream=True, **_PLAIN)
         self._service = self._build(RagSpec.model_validate(spec))
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -88,11 +91,16 @@ class Ingress:
         return found
 
     async def _generate(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
-        response = self._llm.options(stream=True).generate.remote(request, stream)
+        # A stream through Ray costs twice what one answer does.
+        response = self._llm_stream.generate.remote(request) if stream else self._llm.answer.remote(request)
         ended = False
         try:
-            async for piece in response:
-                yield piece
+            if stream:
+                async for piece in response:
+                    yield piece
+            else:
+                whole: Piece = await response
+                yield whole
             ended = True
         finally:
             if not ended:
@@ -108,14 +116,16 @@ class Retriever:
     """
 
     def __init__(self, storage: str, collection: str) -> None:
+        import torch
         from ray import serve
 
         from tandem.retrieval.retriever import open_retriever
 
+        # Ray gives an actor with a tenth of a CPU one thread; the question is somebody's waiting time.
+        torch.set_num_threads(min(RETRIEVER_THREADS, cores()))
         self._retriever = open_retriever(Cluster.load(Path(storage)), collection)
-        self._batched = serve.batch(max_batch_size=RETRIEVER_BATCH, batch_wait_timeout_s=RETRIEVER_BATCH_WAIT_S)(
-            self._search
-        )
+        # Nobody waits for others to come: what arrives while a batch is searched is the next one.
+        self._batched = serve.batch(max_batch_size=RETRIEVER_BATCH, batch_wait_timeout_s=0)(self._search)
 
     async def search(self, question: str, top_k: int, mode: Mode, tenant: str | None) -> list[Passage]:
         """Passages for a question, best first; of the tenant alone, if there is one."""

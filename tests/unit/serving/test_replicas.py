@@ -11,10 +11,15 @@ from tandem.serving.replicas import Ingress
 SPEC = {"kind": "rag", "name": "app", "model": "m", "retriever": {"collection": "docs", "top_k": 2}}
 
 
+class Handle:
+    def options(self, **_: object) -> Handle:
+        return self
+
+
 @pytest.fixture
 def ingress(keys_file: Path, monkeypatch: pytest.MonkeyPatch) -> Ingress:
     monkeypatch.setattr(replicas, "load_tokenizer", lambda _: None)
-    return Ingress(SPEC, "m", str(keys_file), retriever=None, llm=None)
+    return Ingress(SPEC, "m", str(keys_file), retriever=Handle(), llm=Handle())
 
 
 def test_what_a_running_replica_takes_over(ingress: Ingress) -> None:
