@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.clusters import KEY, index, serving_cluster
 from benchmarks.report import Result, seconds, versions
 from benchmarks.texts import paragraphs
-from tandem.serving.chat import Piece
+from tandem.serving.answers import Piece
 from tandem.serving.language_models import LanguageModel
 
 if TYPE_CHECKING:

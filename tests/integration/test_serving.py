@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import socket
@@ -14,6 +15,10 @@ import httpx
 import openai
 import psutil
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tiny_models import write_adapter, write_embedder, write_llama
 
 from tandem.artifacts.job import JobContext
@@ -21,6 +26,7 @@ from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.config.machine import read_processor
 from tandem.models.engines import GenerationRequest, open_engine
 from tandem.models.engines.hardware import vllm_obstacle
+from tandem.serving.openapi import document
 from tandem.specs import IndexSpec
 from tandem.specs.compare import EngineSpec
 
@@ -177,14 +183,123 @@ def test_each_model_answers_as_it_does_alone(client: openai.OpenAI, models: dict
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["app", "base", "tuned", "other"]
+    assert [model.id for model in client.models.list()] == ["app", "base", "tuned", "other", "embedder"]
+
+
+def test_several_answers_to_one_request(client: openai.OpenAI) -> None:
+    alone = ask(client)
+    several = ask(client, n=2)
+    assert [choice.message.content for choice in several.choices] == [alone.choices[0].message.content] * 2
+    assert several.usage.prompt_tokens == alone.usage.prompt_tokens
+    sampled = ask(client, n=3, temperature=1.5, seed=4)
+    assert len({choice.message.content for choice in sampled.choices}) > 1
+    texts = ["", "", ""]
+    for chunk in ask(client, n=3, temperature=1.5, seed=4, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == [choice.message.content for choice in sampled.choices]
+
+
+def test_a_stop_string_ends_the_answer(client: openai.OpenAI) -> None:
+    text = ask(client).choices[0].message.content
+    stopped = ask(client, stop=[text[2]]).choices[0]
+    assert stopped.finish_reason == "stop"
+    assert stopped.message.content == text[: text.index(text[2])]
+
+
+def test_a_text_is_gone_on_from(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "base", "prompt": "numbers 0 1 2 3", "max_tokens": 12}
+    whole = client.completions.create(**options)
+    parts = list(client.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
+    assert parts[-1].usage == whole.usage
+    assert 0 < whole.usage.prompt_tokens < ask(client, extra_body={"retrieval": False}).usage.prompt_tokens
+    both = client.completions.create(**{**options, "prompt": [options["prompt"], "other words"]})
+    assert both.choices[0].text == whole.choices[0].text
+    assert both.choices[1].index == 1
+
+
+def test_embeddings_are_the_retrievers(client: openai.OpenAI, models: dict[str, Path]) -> None:
+    from tandem.retrieval.embedding import Embedder
+
+    texts = ["The quick brown fox", "Tandem"]
+    expected = Embedder(models["embedder"], 8).encode(texts)
+    for options in ({}, {"encoding_format": "float"}):  # by itself the client asks for base64, and decodes it
+        answer = client.embeddings.create(model="embedder", input=texts, **options)
+        assert answer.usage.total_tokens > 0
+        for entry, vector in zip(answer.data, expected, strict=True):
+            assert entry.embedding == pytest.approx(vector.tolist(), abs=1e-5)
+
+
+async def both_ways(endpoint: str) -> tuple[str, str]:
+    async with openai.AsyncOpenAI(base_url=f"{endpoint}/v1", api_key="key-of-all", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "What does the quick brown fox do?"}]
+        options: dict[str, Any] = {"model": "app", "messages": messages, "max_tokens": 12}
+        whole = await client.chat.completions.create(**options)
+        stream = await client.chat.completions.create(**options, stream=True)
+        parts = [c.choices[0].delta.content or "" async for c in stream if c.choices]
+        return whole.choices[0].message.content or "", "".join(parts)
+
+
+def test_the_asynchronous_client(endpoint: str) -> None:
+    whole, text = asyncio.run(both_ways(endpoint))
+    assert whole
+    assert text == whole
+
+
+def test_a_filter_only_narrows(client: openai.OpenAI) -> None:
+    def sources(key: str, narrowed: dict[str, Any]) -> set[str]:
+        options = {"retrieval": {"top_k": 20, "filter": narrowed}}
+        answer = ask(client.with_options(api_key=key), extra_body=options, max_tokens=1)
+        return {citation["source"] for citation in answer.citations}
+
+    mine, theirs = "documents.jsonl#1", "documents.jsonl#4"
+    assert sources("key-of-acme", {"source": [mine, theirs]}) == {mine}
+    assert sources("key-of-acme", {"source": theirs}) == set()
+    assert sources("key-of-all", {"source": theirs}) == {theirs}
+    with pytest.raises(openai.BadRequestError, match="key alone"):
+        sources("key-of-acme", {"tenant": "globex"})
+
+
+def test_nothing_found_is_said(client: openai.OpenAI) -> None:
+    answer = ask(client, extra_body={"retrieval": {"filter": {"source": "absent"}}})
+    assert answer.choices[0].message.content == "I found nothing about this in the documents."
+    assert answer.usage.total_tokens == 0
+
+
+def test_a_question_may_follow_others(client: openai.OpenAI) -> None:
+    talk = [("user", "What does the fox do?"), ("assistant", "It jumps."), ("user", "When?")]
+    answer = ask(client, messages=[{"role": role, "content": text} for role, text in talk])
+    assert len(answer.citations) == 2
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize(("path", "method"), [(p, m) for p, item in document()["paths"].items() for m in item])
+def test_whatever_is_sent_is_answered_as_documented(
+    endpoint: str, path: str, method: str, mode: GenerationMode
+) -> None:
+    """schemathesis over the OpenAPI document that the endpoint serves."""
+    operation = schemathesis.openapi.from_url(f"{endpoint}/openapi.json")[path][method]
+    if mode is GenerationMode.NEGATIVE and not (operation.body or operation.path_parameters):
+        return
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    def send(case: Any) -> None:
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            case.body |= {"model": "app"} | ({"max_tokens": 2} if "max_tokens" in case.body else {})
+        # No schema says that a prompt fits.
+        headers = {"Authorization": "Bearer key-of-all"}
+        case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
+
+    send()
 
 
 def test_errors_are_the_official_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         ask(client, model="absent")
-    with pytest.raises(openai.BadRequestError, match="n isn't supported"):
-        ask(client, n=2)
+    with pytest.raises(openai.BadRequestError, match="logprobs isn't supported"):
+        ask(client, logprobs=True)
     with pytest.raises(openai.AuthenticationError):
         ask(client.with_options(api_key="wrong"))
     with pytest.raises(openai.BadRequestError, match="tokens"):

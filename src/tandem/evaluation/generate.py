@@ -72,7 +72,7 @@ def answer_all(
 
 def _length(question: Question) -> tuple[int, str]:
     request = question.request
-    return (sum(len(turn["content"]) for turn in request.messages) if request else 0, question.id)
+    return (len(str(request.messages)) if request else 0, question.id)
 
 
 def _ask(batch: Sequence[Question], engine: Engine, alive: bool) -> list[Answer]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
 from tandem.specs.base import PromptSpec
+
+# What chat templates of the common families (ChatML, Llama, Mistral, Gemma, Qwen) put around turns: tokenizers read
+# it as such wherever it stands.
+_CONTROL = r"[|｜][^<>]*>|/?s>|(?:start|end)_of_turn>|[bp]os>|eos>|pad>"
+_BRACKETS = re.compile(r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT)\])")
+_TAG = re.compile(r"</?([A-Za-z][\w-]*)>")
 
 
 class PassageLike(Protocol):
@@ -24,7 +31,20 @@ class PassageLike(Protocol):
         """The headings above it."""
 
 
-def _fill(template: str, **values: str) -> str:
+def fence_of(prompt: PromptSpec) -> re.Pattern[str]:
+    """What must not stand in a passage: the tags of the prompt's own templates, and what divides a chat's turns."""
+    tags = sorted({tag for template in (prompt.context, prompt.passage) for tag in _TAG.findall(template)})
+    names = "|".join([_CONTROL, *(rf"\s*/?\s*{re.escape(tag)}\b" for tag in tags)])
+    return re.compile(rf"<(?={names})", re.IGNORECASE)
+
+
+def _inside(fence: re.Pattern[str], text: str) -> str:
+    """A retrieved text that can't leave its fence: what would end it or begin a turn is written as HTML does."""
+    return _BRACKETS.sub("&#91;", fence.sub("&lt;", text))
+
+
+def fill(template: str, **values: str) -> str:
+    """A template with its fields replaced."""
     # Not str.format: documents and questions are full of braces, and one must never be read as a field.
     parts: list[str] = []
     rest = template
@@ -43,12 +63,19 @@ def _fill(template: str, **values: str) -> str:
 def user_turn(prompt: PromptSpec, question: str, passages: Sequence[PassageLike] | None) -> str:
     """The user's message: the question, after its passages if any were retrieved."""
     if not passages:
-        return _fill(prompt.question, question=question)
+        return fill(prompt.question, question=question)
+    fence = fence_of(prompt)
     numbered = "\n".join(
-        _fill(prompt.passage, number=str(number), source=p.source, section=p.section, text=p.text)
+        fill(
+            prompt.passage,
+            number=str(number),
+            source=_inside(fence, p.source),
+            section=_inside(fence, p.section),
+            text=_inside(fence, p.text),
+        )
         for number, p in enumerate(passages, start=1)
     )
-    return _fill(prompt.context, passages=numbered, question=question)
+    return fill(prompt.context, passages=numbered, question=question)
 
 
 def build_messages(

@@ -118,6 +118,13 @@ class Embedder:
         unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that `encode` reads of these texts, together."""
+        tokens = self._model.tokenizer(
+            list(texts), truncation=bool(self.max_tokens), max_length=self.max_tokens or None
+        )
+        return sum(map(len, tokens["input_ids"]))
+
 
 def neighbours_kept(exact: NDArray[np.float32], other: NDArray[np.float32], k: int) -> float:
     """Recall@k of other vectors of the same texts: each exact one asks, as a question does, for its nearest.

@@ -15,6 +15,9 @@ from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot
 from tandem.retrieval.store import Filter, Hit, Mode, Query, VectorStore, no_such_collection
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tandem.config.cluster import Cluster
 
 
@@ -101,6 +104,10 @@ class Retriever:
             Query(vector, sparse, top_k, mode, tenant, filter) for vector, sparse in zip(vectors, terms, strict=True)
         ]
         return [[_passage(hit) for hit in hits] for hits in self._store.search(self.collection, queries)]
+
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Vectors as the collection's, float32, (texts, dimension); and the tokens that were read."""
+        return self._embedder.encode(texts), self._embedder.count_tokens(texts)
 
 
 def open_retriever(cluster: Cluster, collection: str) -> Retriever:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,24 @@ def overloaded(retry_after_s: int = 1) -> ApiError:
         "rate_limit_exceeded",
         type="rate_limit_error",
         headers={"Retry-After": str(retry_after_s)},
+    )
+
+
+def over_limit(what: str, limit: int, wait_s: float, headers: Mapping[str, str]) -> ApiError:
+    """429: a key's own limit.
+
+    Args:
+        what: ``requests`` or ``tokens``.
+        limit: Per minute.
+        wait_s: Until there is room again.
+        headers: The state of the key's limits.
+    """
+    return ApiError(
+        429,
+        f"This API key may have {limit} {what} per minute. Try again in {math.ceil(wait_s)} s.",
+        "rate_limit_exceeded",
+        type=what,
+        headers={**headers, "Retry-After": str(max(1, math.ceil(wait_s)))},
     )
 
 

@@ -8,6 +8,9 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tandem.errors import InputError
 from tandem.serving.api_errors import unauthorized
@@ -21,15 +24,30 @@ class Caller:
 
     Attributes:
         tenant: Only this tenant's passages are searched; None: no restriction.
+        key: SHA-256 of the key, hex.
+        requests_per_minute: This key's own limit; None for the spec's.
+        tokens_per_minute: This key's own limit; None for the spec's.
     """
 
     tenant: str | None
+    key: str = ""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tenant: str | None
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
 
 
 class KeyRing:
     """The hashed keys of a file ``{sha256 of key, hex: tenant}``; a changed file counts from the next request on.
 
-    The tenant ``*`` or null stands for no restriction.
+    The tenant ``*`` or null stands for no restriction. In place of a tenant there may be an object with `tenant`,
+    `requests_per_minute` and `tokens_per_minute`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,9 +72,15 @@ class KeyRing:
             raise InputError(
                 f"the API keys can't be read: {error}", where=str(self._path), remedy="run `tandem up`, or set api_keys"
             ) from None
-        if not isinstance(data, dict) or not all(v is None or isinstance(v, str) for v in data.values()):
-            raise InputError("not an object of {sha256 of key: tenant}", where=str(self._path))
-        self._callers = {digest.lower(): Caller(None if tenant == "*" else tenant) for digest, tenant in data.items()}
+        try:
+            callers = [_caller(digest.lower(), entry) for digest, entry in data.items()]
+        except (AttributeError, ValidationError):
+            raise InputError(
+                "not an object of {sha256 of key: tenant}",
+                where=str(self._path),
+                remedy="in place of a tenant: an object of tenant, requests_per_minute, tokens_per_minute",
+            ) from None
+        self._callers = {caller.key: caller for caller in callers}
         self._changed_ns = changed_ns
 
     def caller(self, authorization: str | None) -> Caller:
@@ -88,3 +112,9 @@ class KeyRing:
             if str(error) != self._problem:
                 self._problem = str(error)
                 logger.error("%s; the keys that were read before go on counting", error)
+
+
+def _caller(digest: str, value: Any) -> Caller:
+    entry = _Entry.model_validate(value if isinstance(value, dict) else {"tenant": value})
+    tenant = None if entry.tenant == "*" else entry.tenant
+    return Caller(tenant, digest, entry.requests_per_minute, entry.tokens_per_minute)

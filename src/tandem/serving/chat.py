@@ -3,92 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tandem.models.engines.protocol import GenerationRequest
-from tandem.models.prompts import PassageLike
-from tandem.serving.api_errors import timed_out, unknown_model
+from tandem.serving.answers import Answer, CitedPassage, Embed, Generate, Piece, Search
+from tandem.serving.api_errors import bad_request, timed_out, unknown_model
 from tandem.serving.api_keys import Caller
-from tandem.serving.context import fit
-from tandem.serving.requests import ChatRequest
-from tandem.specs.rag import BASE_MODEL, RagSpec
+from tandem.serving.condensing import condensed
+from tandem.serving.context import Prompt, fit, too_long
+from tandem.serving.merging import merged
+from tandem.serving.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from tandem.specs.rag import BASE_MODEL, EMBEDDER, RagSpec
 
 if TYPE_CHECKING:
-    from tandem.retrieval.store import Mode
+    import numpy as np
+    from numpy.typing import NDArray
 
-
-class CitedPassage(PassageLike, Protocol):
-    """A passage that can be cited."""
-
-    @property
-    def id(self) -> str:
-        """The chunk's id."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """How well it matches, as the store ranks."""
-        ...
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer; the last has the reason why it ended and the token counts.
-
-    Attributes:
-        text: To be appended.
-        finish_reason: ``stop`` or ``length``, in the last piece.
-        prompt_tokens: Tokens of the prompt, in the last piece.
-        completion_tokens: Tokens generated, in the last piece.
-    """
-
-    text: str
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Search(Protocol):
-    """Passages for a question, best first."""
-
-    async def __call__(self, question: str, *, top_k: int, mode: Mode, tenant: str | None) -> list[CitedPassage]:
-        """Search; with a tenant, its passages alone."""
-        ...
-
-
-class Generate(Protocol):
-    """An answer in pieces; closing the generator ends the generation."""
-
-    def __call__(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
-        """Begin to generate."""
-        ...
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer that has begun.
-
-    Attributes:
-        id: Its id, ``chatcmpl-…``.
-        created: Unix time, seconds.
-        model: As the request named it.
-        passages: What the prompt holds, best first.
-        pieces: The text as it comes; close it to end the generation.
-    """
-
-    id: str
-    created: int
-    model: str
-    passages: list[CitedPassage]
-    pieces: AsyncGenerator[Piece, None]
-
-    def citations(self) -> list[dict[str, str | float]]:
-        """The passages that the prompt holds."""
-        return [{"id": p.id, "source": p.source, "text": p.text, "score": p.score} for p in self.passages]
+T = TypeVar("T")
+# Below Serve's own logger, whose files a replica writes.
+prompts_log = logging.getLogger("ray.serve.prompts")
 
 
 class ChatService:
@@ -97,20 +36,22 @@ class ChatService:
     Args:
         spec: Models, retriever, prompt and limits.
         search: The retriever.
+        embed: The collection's embedder.
         generate: The language model.
-        count: Tokens of chat messages; called in a thread, since long prompts take milliseconds.
+        count: Tokens of chat messages or of a text; called in a thread, since long prompts take milliseconds.
     """
 
     def __init__(
-        self, spec: RagSpec, *, search: Search, generate: Generate, count: Callable[[list[dict[str, str]]], int]
+        self, spec: RagSpec, *, search: Search, embed: Embed, generate: Generate, count: Callable[[Prompt], int]
     ) -> None:
         self.spec = spec
         self._search = search
+        self._embed = embed
         self._generate = generate
         self._count = count
 
     def models(self) -> list[str]:
-        """Names that a request's `model` may have: the app's own first."""
+        """Names that a completion's `model` may have: the app's own first."""
         return [self.spec.name, BASE_MODEL, *(adapter.name for adapter in self.spec.adapters)]
 
     def adapter(self, model: str) -> str | None:
@@ -134,48 +75,110 @@ class ChatService:
         Raises:
             ApiError: 400, 404 or 504; later ones come from the answer's pieces.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.spec.limits.timeout_s
+        deadline = self._deadline()
         adapter = self.adapter(request.model)
-        limits, engine = self.spec.limits, self.spec.engine
-        max_tokens = request.answer_tokens(
-            usual=limits.default_max_tokens, most=min(limits.max_tokens, engine.max_model_len - 1)
+        max_tokens = self._max_tokens(request, request.n)
+        found = await self._before(deadline, self._passages(request, caller))
+        if found == [] and self.spec.conversation.nothing_found is not None:
+            pieces = _said(self.spec.conversation.nothing_found, request.n)
+            return _answer("chatcmpl", request.model, pieces, choices=request.n)
+        messages, passages = await self._before(
+            deadline,
+            asyncio.to_thread(
+                fit,
+                self.spec.prompt,
+                request.messages,
+                found or [],
+                count=self._count,
+                budget=self.spec.engine.max_model_len - max_tokens,
+            ),
         )
+        generations = [_generation(request, messages, max_tokens, adapter, index) for index in range(request.n)]
+        pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
+        answer = _answer("chatcmpl", request.model, pieces, choices=request.n, passages=passages)
+        self._log(answer, messages)
+        return answer
+
+    async def complete(self, request: CompletionRequest) -> Answer:
+        """Begin to go on from texts, as they are.
+
+        Raises:
+            ApiError: 400, 404 or 504; later ones come from the answer's pieces.
+        """
+        deadline = self._deadline()
+        adapter = self.adapter(request.model)
+        max_tokens = self._max_tokens(request, request.n * len(request.prompts))
+        budget = self.spec.engine.max_model_len - max_tokens
+        counts = await self._before(deadline, asyncio.to_thread(lambda: [self._count(p) for p in request.prompts]))
+        if not min(counts):
+            raise bad_request("The prompt has no tokens.", param="prompt", code="invalid_value")
+        if max(counts) > budget:
+            raise too_long(max(counts), budget, param="prompt")
+        generations = [
+            _generation(request, prompt, max_tokens, adapter, index)
+            for prompt in request.prompts
+            for index in range(request.n)
+        ]
+        pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
+        answer = _answer("cmpl", request.model, pieces, choices=len(generations), per_prompt=request.n)
+        self._log(answer, request.prompts)
+        return answer
+
+    async def embed(self, request: EmbeddingRequest) -> tuple[NDArray[np.float32], int]:
+        """Vectors of texts as the collection's, float32, (texts, dimension); and the tokens that were read.
+
+        Raises:
+            ApiError: 404 or 504.
+        """
+        names = [EMBEDDER, self.spec.name]
+        if request.model not in names:
+            raise unknown_model(request.model, names)
+        return await self._before(self._deadline(), self._embed(request.texts))
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.spec.limits.timeout_s
+
+    async def _before(self, deadline: float, work: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout_at(deadline):
-                found = await self._passages(request, caller)
-                messages, passages = await asyncio.to_thread(
-                    fit,
-                    self.spec.prompt,
-                    request.messages,
-                    found,
-                    count=self._count,
-                    budget=engine.max_model_len - max_tokens,
-                )
+                return await work
         except TimeoutError:
-            raise timed_out(limits.timeout_s) from None
-        generation = GenerationRequest(
-            messages,
-            max_tokens,
-            adapter=adapter,
-            temperature=request.temperature or 0.0,
-            top_p=request.top_p or 1.0,
-            stop=request.stop,
-            seed=request.seed,
-        )
-        pieces = self._pieces(generation, stream=request.stream, deadline=deadline)
-        return Answer(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), request.model, passages, pieces)
+            raise timed_out(self.spec.limits.timeout_s) from None
 
-    async def _passages(self, request: ChatRequest, caller: Caller) -> list[CitedPassage]:
-        top_k = request.top_k(self.spec.retriever.top_k)
-        if top_k is None:
-            return []
-        return await self._search(request.question, top_k=top_k, mode=self.spec.retriever.mode, tenant=caller.tenant)
+    def _max_tokens(self, request: ChatRequest | CompletionRequest, choices: int) -> int:
+        limits = self.spec.limits
+        if choices > limits.max_choices:
+            raise bad_request(f"At most {limits.max_choices} answers to one request.", param="n", code="invalid_value")
+        return min(
+            request.wanted_tokens or limits.default_max_tokens, limits.max_tokens, self.spec.engine.max_model_len - 1
+        )
+
+    async def _passages(self, request: ChatRequest, caller: Caller) -> list[CitedPassage] | None:
+        wanted = request.passages
+        if wanted is None:
+            return None
+        conversation, retriever = self.spec.conversation, self.spec.retriever
+        question = request.question
+        if conversation.condense:
+            question = await condensed(
+                conversation,
+                request.messages,
+                generate=self._generate,
+                count=self._count,
+                max_model_len=self.spec.engine.max_model_len,
+            )
+        return await self._search(
+            question,
+            top_k=wanted.top_k or retriever.top_k,
+            mode=retriever.mode,
+            tenant=caller.tenant,
+            filter=wanted.filter,
+        )
 
     async def _pieces(
-        self, request: GenerationRequest, *, stream: bool, deadline: float
+        self, requests: list[GenerationRequest], *, stream: bool, deadline: float
     ) -> AsyncGenerator[Piece, None]:
-        source = self._generate(request, stream=stream)
+        source = merged([self._generate(request, stream=stream) for request in requests])
         try:
             while True:
                 try:
@@ -189,3 +192,45 @@ class ChatService:
                 yield piece
         finally:
             await source.aclose()
+
+    def _log(self, answer: Answer, prompt: Any) -> None:
+        if self.spec.log_prompts:
+            prompts_log.info("prompt of %s: %s", answer.id, json.dumps(prompt, ensure_ascii=False))
+
+
+def _generation(
+    request: ChatRequest | CompletionRequest,
+    prompt: list[dict[str, str]] | str,
+    max_tokens: int,
+    adapter: str | None,
+    index: int,
+) -> GenerationRequest:
+    return GenerationRequest(
+        prompt,
+        max_tokens,
+        adapter=adapter,
+        temperature=request.heat,
+        top_p=request.top_p or 1.0,
+        stop=request.stops,
+        # Each choice is drawn from a seed of its own, or all would be the same.
+        seed=None if request.seed is None else request.seed ^ index,
+    )
+
+
+def _answer(
+    kind: str,
+    model: str,
+    pieces: AsyncGenerator[Piece, None],
+    *,
+    choices: int,
+    passages: Iterable[CitedPassage] = (),
+    per_prompt: int | None = None,
+) -> Answer:
+    return Answer(
+        f"{kind}-{uuid.uuid4().hex}", int(time.time()), model, list(passages), pieces, choices, per_prompt or choices
+    )
+
+
+async def _said(text: str, choices: int) -> AsyncGenerator[Piece, None]:
+    for index in range(choices):
+        yield replace(Piece(text, "stop"), index=index)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tandem.models.prompts import PassageLike, build_messages
-from tandem.serving.api_errors import bad_request
+from tandem.serving.api_errors import ApiError, bad_request
 from tandem.serving.requests import Message
 from tandem.specs.base import PromptSpec
 
 P = TypeVar("P", bound=PassageLike)
+Prompt = list[dict[str, str]] | str
 
 
 def compose(
@@ -21,9 +22,9 @@ def compose(
     The caller's own system text follows the app's, since many chat templates allow one system turn, at the start.
     """
     *earlier, last = conversation
-    *system, question = build_messages(prompt, last.content, passages or None)
-    texts = [turn["content"] for turn in system] + [m.content for m in earlier if m.role in ("system", "developer")]
-    turns = [{"role": m.role, "content": m.content} for m in earlier if m.role in ("user", "assistant")]
+    *system, question = build_messages(prompt, last.text, passages or None)
+    texts = [turn["content"] for turn in system] + [m.text for m in earlier if m.role in ("system", "developer")]
+    turns = [{"role": m.role, "content": m.text} for m in earlier if m.role in ("user", "assistant")]
     return [*([{"role": "system", "content": "\n\n".join(texts)}] if texts else []), *turns, question]
 
 
@@ -32,7 +33,7 @@ def fit(
     conversation: Sequence[Message],
     passages: Sequence[P],
     *,
-    count: Callable[[list[dict[str, str]]], int],
+    count: Callable[[Prompt], int],
     budget: int,
 ) -> tuple[list[dict[str, str]], list[P]]:
     """The prompt with as many of the best passages as fit, and those passages.
@@ -50,12 +51,7 @@ def fit(
     bare = compose(prompt, conversation, ())
     tokens = count(bare)
     if tokens > budget:
-        raise bad_request(
-            f"The messages have {tokens} tokens; with the answer's share only {budget} fit. Shorten them, "
-            "or ask for fewer max_tokens.",
-            param="messages",
-            code="context_length_exceeded",
-        )
+        raise too_long(tokens, budget, param="messages")
     # Each passage only adds tokens: bisect for how many fit.
     low, high, best = 0, len(passages), bare
     while low < high:
@@ -66,3 +62,19 @@ def fit(
         else:
             high = middle - 1
     return best, list(passages[:low])
+
+
+def too_long(tokens: int, budget: int, *, param: str) -> ApiError:
+    """400: what was sent doesn't fit.
+
+    Args:
+        tokens: That it has.
+        budget: That it may have.
+        param: The request's field.
+    """
+    return bad_request(
+        f"`{param}` has {tokens} tokens; with the answer's share only {budget} fit. Shorten it, "
+        "or ask for fewer max_tokens.",
+        param=param,
+        code="context_length_exceeded",
+    )

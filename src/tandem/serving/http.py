@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, StreamingResponse
 
+from tandem.serving import page
+from tandem.serving.answers import Answer, Piece, Usage
 from tandem.serving.api_errors import ApiError, as_api_error, overloaded, too_large, unknown_model
-from tandem.serving.api_keys import KeyRing
-from tandem.serving.bodies import completion, events, model_card
-from tandem.serving.chat import Answer, ChatService
-from tandem.serving.requests import parse
+from tandem.serving.api_keys import Caller, KeyRing
+from tandem.serving.bodies import CHAT, TEXT, Shape, completion, embeddings, events, model_cards
+from tandem.serving.chat import ChatService
+from tandem.serving.openapi import document
+from tandem.serving.rate_limits import Allowance, RateLimits
+from tandem.serving.requests import ChatRequest, CompletionRequest, EmbeddingRequest, parse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,9 +37,13 @@ def create_app(service: Callable[[], ChatService], keys: KeyRing) -> FastAPI:
     endpoint = Endpoint(service, keys)
     app = FastAPI(title="Tandem", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_route("/v1/chat/completions", _guarded(endpoint.chat), methods=["POST"])
+    app.add_route("/v1/completions", _guarded(endpoint.complete), methods=["POST"])
+    app.add_route("/v1/embeddings", _guarded(endpoint.embed), methods=["POST"])
     app.add_route("/v1/models", _guarded(endpoint.models), methods=["GET"])
     app.add_route("/v1/models/{name}", _guarded(endpoint.model), methods=["GET"])
     app.add_route("/healthz", _guarded(endpoint.health), methods=["GET"])
+    app.add_route("/openapi.json", _guarded(endpoint.openapi), methods=["GET"])
+    page.add_routes(app)
     app.add_exception_handler(404, _no_such_page)
     app.add_exception_handler(405, _no_such_page)
     return app
@@ -46,36 +55,80 @@ class Endpoint:
     def __init__(self, service: Callable[[], ChatService], keys: KeyRing) -> None:
         self._service = service
         self._keys = keys
+        self._limits = RateLimits()
         self._active = 0
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``, plain and streamed."""
+
+        async def begin(service: ChatService, body: bytes, caller: Caller, allowance: Allowance) -> Response:
+            chat = parse(ChatRequest, body)
+            return await self._sent(CHAT, chat, await service.start(chat, caller), allowance)
+
+        return await self._admitted(request, begin)
+
+    async def complete(self, request: Request) -> Response:
+        """``POST /v1/completions``, plain and streamed."""
+
+        async def begin(service: ChatService, body: bytes, _: Caller, allowance: Allowance) -> Response:
+            text = parse(CompletionRequest, body)
+            return await self._sent(TEXT, text, await service.complete(text), allowance)
+
+        return await self._admitted(request, begin)
+
+    async def embed(self, request: Request) -> Response:
+        """``POST /v1/embeddings``."""
+
+        async def begin(service: ChatService, body: bytes, _: Caller, allowance: Allowance) -> Response:
+            wanted = parse(EmbeddingRequest, body)
+            vectors, tokens = await service.embed(wanted)
+            allowance.spend(tokens)
+            return JSONResponse(
+                embeddings(wanted.model, vectors, tokens, wanted.encoding_format), headers=allowance.headers()
+            )
+
+        return await self._admitted(request, begin)
+
+    async def _admitted(
+        self, request: Request, begin: Callable[[ChatService, bytes, Caller, Allowance], Awaitable[Response]]
+    ) -> Response:
+        """Answer within the limits; a stream's place is free again when the stream has ended."""
         caller = self._keys.caller(request.headers.get("authorization"))
         service = self._service()
         limits = service.spec.limits
         if self._active >= limits.max_ongoing_requests:
             raise overloaded()
+        allowance = self._limits.admit(caller, limits)
         self._active += 1
-        response: EventStream | None = None
+        response: Response | None = None
         try:
-            chat = parse(await _read_body(request, limits.max_body_bytes))
-            answer = await service.start(chat, caller)
-            try:
-                # Before the status is sent: a failure until here still has one of its own.
-                first = await anext(answer.pieces)
-                if not chat.stream:
-                    rest = [piece async for piece in answer.pieces]
-                    return JSONResponse(completion(answer, [first, *rest]))
+            response = await begin(service, await _read_body(request, limits.max_body_bytes), caller, allowance)
+            return response
+        finally:
+            if not isinstance(response, EventStream):
+                self._active -= 1
+
+    async def _sent(
+        self, shape: Shape, request: ChatRequest | CompletionRequest, answer: Answer, allowance: Allowance
+    ) -> Response:
+        usage = Usage(answer.per_prompt)
+        counted = _counted(answer, usage, allowance)
+        response: Response | None = None
+        try:
+            # Before the status is sent: a failure until here still has one of its own.
+            first = await anext(counted.pieces)
+            if request.stream:
                 response = EventStream(
-                    events(answer, first, usage=chat.wants_usage_chunk), close=lambda: self._close(answer)
+                    events(shape, counted, first, usage, wants_usage=request.wants_usage_chunk),
+                    close=lambda: self._close(counted),
+                    headers=allowance.headers(),
                 )
                 return response
-            finally:
-                if response is None:
-                    await answer.pieces.aclose()
+            pieces = [first, *[piece async for piece in counted.pieces]]
+            return JSONResponse(completion(shape, answer, pieces, usage), headers=allowance.headers())
         finally:
             if response is None:
-                self._active -= 1
+                await counted.pieces.aclose()
 
     async def _close(self, answer: Answer) -> None:
         self._active -= 1
@@ -84,21 +137,24 @@ class Endpoint:
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
         self._keys.caller(request.headers.get("authorization"))
-        service = self._service()
-        return JSONResponse({"object": "list", "data": [model_card(name, service) for name in service.models()]})
+        return JSONResponse({"object": "list", "data": model_cards(self._service())})
 
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/NAME``."""
         self._keys.caller(request.headers.get("authorization"))
-        service = self._service()
+        cards = {card["id"]: card for card in model_cards(self._service())}
         name = request.path_params["name"]
-        if name not in service.models():
-            raise unknown_model(name, service.models())
-        return JSONResponse(model_card(name, service))
+        if name not in cards:
+            raise unknown_model(name, list(cards))
+        return JSONResponse(cards[name])
 
     async def health(self, _: Request) -> Response:
         """``GET /healthz``: this process answers; it says nothing of the language model."""
         return JSONResponse({"status": "ok"})
+
+    async def openapi(self, _: Request) -> Response:
+        """``GET /openapi.json``."""
+        return JSONResponse(document())
 
 
 class EventStream(StreamingResponse):
@@ -107,8 +163,8 @@ class EventStream(StreamingResponse):
     A generator's own `finally` isn't enough: when the client is gone before the first event, it never starts.
     """
 
-    def __init__(self, content: Any, *, close: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(self, content: Any, *, close: Callable[[], Awaitable[None]], headers: dict[str, str]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,6 +173,21 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._close()
+
+
+def _counted(answer: Answer, usage: Usage, allowance: Allowance) -> Answer:
+    """The answer with its tokens counted as they pass, and taken off the key's limit however it ends."""
+
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        try:
+            async for piece in answer.pieces:
+                usage.add(piece)
+                yield piece
+        finally:
+            allowance.spend(usage.total_tokens)
+            await answer.pieces.aclose()
+
+    return replace(answer, pieces=pieces())
 
 
 def _guarded(handler: Handler) -> Handler:
@@ -133,7 +204,8 @@ def _guarded(handler: Handler) -> Handler:
 async def _no_such_page(request: Request, error: Exception) -> Response:
     status: int = getattr(error, "status_code", 404)
     message = f"There is no {request.method} {request.url.path} here."
-    return JSONResponse(ApiError(status, message, "not_found").body(), status)
+    body = ApiError(status, message, "not_found").body()
+    return JSONResponse(body, status, getattr(error, "headers", None))
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -18,7 +18,7 @@ from tandem.errors import InputError, TandemError
 from tandem.models.engines import vllm_cpu_lora
 from tandem.models.engines.opening import open_engine
 from tandem.models.engines.protocol import Generation, GenerationRequest
-from tandem.serving.chat import Piece
+from tandem.serving.answers import Piece
 from tandem.specs.compare import EngineSpec
 from tandem.specs.rag import BASE_MODEL
 
@@ -66,11 +66,12 @@ class VllmServer(LanguageModel):
 
     async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:
         """An answer in pieces, as vLLM makes them."""
-        from ray.serve.llm.openai_api_models import ChatCompletionRequest
+        from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
+        chat = not isinstance(request.messages, str)
         body: dict[str, Any] = {
             "model": request.adapter or BASE_MODEL,
-            "messages": request.messages,
+            "messages" if chat else "prompt": request.messages,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -80,7 +81,12 @@ class VllmServer(LanguageModel):
         }
         if stream:
             body["stream_options"] = {"include_usage": True}
-        async with aclosing(await self._server.chat(ChatCompletionRequest(**body))) as items:
+        begun = (
+            self._server.chat(ChatCompletionRequest(**body))
+            if chat
+            else self._server.completions(CompletionRequest(**body))
+        )
+        async with aclosing(await begun) as items:
             async for piece in pieces_of(items):
                 yield piece
 
@@ -97,7 +103,7 @@ class VllmServer(LanguageModel):
 
 
 async def pieces_of(items: AsyncIterable[Any]) -> AsyncGenerator[Piece, None]:
-    """The pieces in what `LLMServer.chat` gives: one response object, or lists of server-sent events.
+    """The pieces in what `LLMServer.chat` and `completions` give: one response object, or lists of server-sent events.
 
     vLLM sends the reason of the end and the token counts apart; the last piece has both.
 
@@ -115,7 +121,7 @@ async def pieces_of(items: AsyncIterable[Any]) -> AsyncGenerator[Piece, None]:
                 usage = chunk.get("usage") or usage
                 for choice in chunk.get("choices") or ():
                     reason = choice.get("finish_reason") or reason
-                    text = (choice.get("delta") or choice.get("message") or {}).get("content")
+                    text = (choice.get("delta") or choice.get("message") or {}).get("content") or choice.get("text")
                     if text:
                         yield Piece(text)
     yield Piece("", reason, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))

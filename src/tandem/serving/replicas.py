@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +15,26 @@ from tandem.config.machine import cores
 from tandem.errors import SpecError
 from tandem.models.engines.prompting import load_tokenizer, token_ids
 from tandem.models.engines.protocol import GenerationRequest
+from tandem.serving.answers import CitedPassage, Piece
 from tandem.serving.api_keys import KeyRing
-from tandem.serving.chat import ChatService, CitedPassage, Piece
+from tandem.serving.chat import ChatService
 from tandem.specs.rag import RagSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     from fastapi import FastAPI
+    from numpy.typing import NDArray
 
     from tandem.retrieval.retriever import Passage
-    from tandem.retrieval.store import Mode
+    from tandem.retrieval.store import Filter, Mode
+
+    Settings = tuple[int, Mode, str | None, str]  # top_k, mode, tenant, filter as JSON
 
 RETRIEVER_BATCH = 32
 RETRIEVER_THREADS = 4  # at most: one short question gains nothing from more
 _PLAIN = {"request_serialization": "pickle", "response_serialization": "pickle"}  # a third of cloudpickle's time
 # May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas.
-RECONFIGURABLE = frozenset({"default_model", "prompt", "limits", "retriever"})
+RECONFIGURABLE = frozenset({"conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"})
 
 
 class Ingress:
@@ -46,7 +52,7 @@ class Ingress:
         self._spec = spec
         self._keys = KeyRing(Path(keys))
         tokenizer = load_tokenizer(Path(model))
-        self._count = lambda messages: len(token_ids(tokenizer, messages))
+        self._count = lambda prompt: len(token_ids(tokenizer, prompt))
         self._retriever = retriever.options(**_PLAIN)
         self._llm = llm.options(**_PLAIN)
         self._llm_stream = llm.options(stream=True, **_PLAIN)
@@ -78,7 +84,7 @@ class Ingress:
         self._service = self._build(spec)
 
     def _build(self, spec: RagSpec) -> ChatService:
-        return ChatService(spec, search=self._search, generate=self._generate, count=self._count)
+        return ChatService(spec, search=self._search, embed=self._embed, generate=self._generate, count=self._count)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The ASGI application of this replica; Ray Serve asks for it by this name."""
@@ -86,9 +92,15 @@ class Ingress:
 
         return create_app(lambda: self._service, self._keys)
 
-    async def _search(self, question: str, *, top_k: int, mode: Mode, tenant: str | None) -> list[CitedPassage]:
-        found: list[CitedPassage] = await self._retriever.search.remote(question, top_k, mode, tenant)
+    async def _search(
+        self, question: str, *, top_k: int, mode: Mode, tenant: str | None, filter: Filter | None
+    ) -> list[CitedPassage]:
+        found: list[CitedPassage] = await self._retriever.search.remote(question, top_k, mode, tenant, filter)
         return found
+
+    async def _embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
+        embedded: tuple[NDArray[np.float32], int] = await self._retriever.embed.remote(texts)
+        return embedded
 
     async def _generate(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
         # A stream through Ray costs twice what one answer does.
@@ -127,20 +139,28 @@ class Retriever:
         # Nobody waits for others to come: what arrives while a batch is searched is the next one.
         self._batched = serve.batch(max_batch_size=RETRIEVER_BATCH, batch_wait_timeout_s=0)(self._search)
 
-    async def search(self, question: str, top_k: int, mode: Mode, tenant: str | None) -> list[Passage]:
-        """Passages for a question, best first; of the tenant alone, if there is one."""
-        found: list[Passage] = await self._batched((question, top_k, mode, tenant))
+    async def search(
+        self, question: str, top_k: int, mode: Mode, tenant: str | None, filter: Filter | None
+    ) -> list[Passage]:
+        """Passages for a question, best first; of the tenant alone, if there is one, and within the filter."""
+        found: list[Passage] = await self._batched((question, (top_k, mode, tenant, json.dumps(filter))))
         return found
 
-    async def _search(self, calls: list[tuple[str, int, Mode, str | None]]) -> list[list[Passage]]:
-        groups: dict[tuple[int, Mode, str | None], list[int]] = {}
-        for index, (_, top_k, mode, tenant) in enumerate(calls):
-            groups.setdefault((top_k, mode, tenant), []).append(index)
+    async def embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
+        """Vectors as the collection's, float32, (texts, dimension); and the tokens that were read."""
+        return await asyncio.to_thread(self._retriever.embed, texts)
+
+    async def _search(self, calls: list[tuple[str, Settings]]) -> list[list[Passage]]:
+        groups: dict[Settings, list[int]] = {}
+        for index, (_, settings) in enumerate(calls):
+            groups.setdefault(settings, []).append(index)
         found: list[list[Passage]] = [[] for _ in calls]
-        for (top_k, mode, tenant), members in groups.items():
+        for (top_k, mode, tenant, narrowed), members in groups.items():
             questions = [calls[index][0] for index in members]
             # In a thread: embedding takes milliseconds of processor time, and the replica's event loop must turn.
-            results = await asyncio.to_thread(self._retriever.search, questions, top_k=top_k, mode=mode, tenant=tenant)
+            results = await asyncio.to_thread(
+                self._retriever.search, questions, top_k=top_k, mode=mode, tenant=tenant, filter=json.loads(narrowed)
+            )
             for index, passages in zip(members, results, strict=True):
                 found[index] = passages
         return found

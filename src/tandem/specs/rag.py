@@ -10,6 +10,7 @@ from tandem.specs.base import Name, PromptSpec, Spec, Uri
 from tandem.specs.compare import EngineSpec
 
 BASE_MODEL = "base"  # the base model's name in requests
+EMBEDDER = "embedder"  # the collection's embedder's
 
 
 class AdapterSpec(Spec):
@@ -48,7 +49,35 @@ class LimitSpec(Spec):
     default_max_tokens: int = Field(128, ge=1)
     timeout_s: float = Field(120.0, gt=0)
     max_body_bytes: int = Field(1_000_000, ge=1)
+    max_choices: int = Field(8, ge=1, le=128, description="answers to one request (`n`)")
     max_ongoing_requests: int = Field(64, ge=1, description="above it: 429 with Retry-After")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="of one API key, at each ingress replica; the key's own entry counts before it"
+    )
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="of one API key, prompt and answer, at each ingress replica; the key's own counts before it",
+    )
+
+
+class ConversationSpec(Spec):
+    """What is searched for when a question follows others, and what is said when nothing is found."""
+
+    condense: bool = Field(
+        True, description="the base model rewrites a question that follows others, so that it is found without them"
+    )
+    condense_prompt: str = Field(
+        "Rewrite the last question so that it can be understood without the conversation. Give the question alone.\n\n"
+        "{conversation}\n\nLast question: {question}\nRewritten question:",
+        description="{conversation} and {question} are replaced",
+    )
+    condense_max_tokens: int = Field(64, ge=1)
+    condense_timeout_s: float = Field(10.0, gt=0, description="after it the last question is searched for as it is")
+    nothing_found: str | None = Field(
+        "I found nothing about this in the documents.",
+        description="the answer when no passage is found (`retriever.min_similarity`); null: the model answers without",
+    )
 
 
 class RagSpec(Spec):
@@ -63,17 +92,21 @@ class RagSpec(Spec):
     )
     retriever: RetrieverSpec
     prompt: PromptSpec = PromptSpec()
+    conversation: ConversationSpec = ConversationSpec()
     engine: EngineSpec = EngineSpec()
     cpus_per_replica: float = Field(1, ge=0)
     gpus_per_replica: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     autoscaling: AutoscalingSpec = AutoscalingSpec()
     limits: LimitSpec = LimitSpec()
-    api_keys: str | None = Field(None, description="JSON file of {sha256 of key: tenant}; default: the cluster's own")
+    api_keys: str | None = Field(
+        None, description="JSON file of {sha256 of key: tenant, or tenant and limits}; default: the cluster's own"
+    )
+    log_prompts: bool = Field(False, description="write prompts to the ingress's log; never anything of them otherwise")
 
     @model_validator(mode="after")
     def _models_are_told_apart(self) -> RagSpec:
         adapters = [adapter.name for adapter in self.adapters]
-        taken = {self.name, BASE_MODEL}
+        taken = {self.name, BASE_MODEL, EMBEDDER}
         for name in adapters:
             if name in taken:
                 raise ValueError(f"adapters: {name!r} already names another model here")

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tandem.models.engines import GenerationRequest
-from tandem.serving.chat import Piece
+from tandem.serving.answers import Piece
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,25 @@ class FakeSearch:
     error: Exception | None = None
     hangs: bool = False
 
-    async def __call__(self, question: str, *, top_k: int, mode: str, tenant: str | None) -> list[FakePassage]:
-        self.calls.append({"question": question, "top_k": top_k, "mode": mode, "tenant": tenant})
+    async def __call__(
+        self, question: str, *, top_k: int, mode: str, tenant: str | None, filter: dict | None
+    ) -> list[FakePassage]:
+        self.calls.append({"question": question, "top_k": top_k, "mode": mode, "tenant": tenant, "filter": filter})
         if self.error:
             raise self.error
         if self.hangs:
             await asyncio.Event().wait()
-        return [p for p in self.passages if tenant is None or p.tenant == tenant][:top_k]
+        visible = [p for p in self.passages if tenant is None or p.tenant == tenant]
+        fields = (filter or {}).items()
+        return [p for p in visible if all(getattr(p, name, None) == value for name, value in fields)][:top_k]
 
 
 @dataclass
 class FakeLlm:
-    """Answers in the given words; `open` counts generations that were neither finished nor closed."""
+    """Answers in the given words, or as it `says` to prompts with a part in them.
+
+    `open` counts generations that were neither finished nor closed.
+    """
 
     words: tuple[str, ...] = ("Forty", "-two", ".")
     requests: list[GenerationRequest] = field(default_factory=list)
@@ -48,17 +57,31 @@ class FakeLlm:
     error_after: int = 0
     hangs_after: int | None = None
     open: int = 0
+    says: dict[str, str] = field(default_factory=dict)
 
     async def __call__(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
         self.requests.append(request)
         self.open += 1
         try:
-            for number, word in enumerate(self.words if stream else ("".join(self.words),)):
+            asked = request.messages if isinstance(request.messages, str) else request.messages[-1]["content"]
+            words = next(((text,) for part, text in self.says.items() if part in asked), self.words)
+            for number, word in enumerate(words if stream else ("".join(words),)):
                 if self.error and number == self.error_after:
                     raise self.error
                 if number == self.hangs_after:
                     await asyncio.Event().wait()
                 yield Piece(word)
-            yield Piece("", "stop", 20, len(self.words))
+            yield Piece("", "stop", 20, len(words))
         finally:
             self.open -= 1
+
+
+@dataclass
+class FakeEmbedder:
+    """Two numbers for each text."""
+
+    calls: list[list[str]] = field(default_factory=list)
+
+    async def __call__(self, texts: list[str]) -> tuple[np.ndarray, int]:
+        self.calls.append(texts)
+        return np.array([[len(text), 0.5] for text in texts], dtype=np.float32), sum(len(t.split()) for t in texts)

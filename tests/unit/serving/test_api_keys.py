@@ -48,3 +48,21 @@ def test_without_a_proper_file_there_is_no_endpoint(tmp_path: Path, text):
         path.write_text(text)
     with pytest.raises(InputError, match=r"keys\.json"):
         KeyRing(path)
+
+
+def test_a_key_may_have_limits_of_its_own(tmp_path: Path):
+    path = tmp_path / "keys.json"
+    digest = hashlib.sha256(b"k").hexdigest()
+    path.write_text(json.dumps({digest: {"tenant": "acme", "requests_per_minute": 3, "tokens_per_minute": 9}}))
+    caller = KeyRing(path).caller("Bearer k")
+    assert (caller.tenant, caller.key, caller.requests_per_minute, caller.tokens_per_minute) == ("acme", digest, 3, 9)
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"requests_per_minute": 3}, {"tenant": "a", "tokens_per_minute": 0}, {"tenant": 1}]
+)
+def test_an_entry_that_leaves_the_tenant_open_or_a_limit_unclear_is_refused(tmp_path: Path, entry):
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"ab": entry}))
+    with pytest.raises(InputError, match="not an object"):
+        KeyRing(path)

@@ -81,7 +81,8 @@ async def test_models_are_listed(endpoint):
         listed = (await client.get("/v1/models")).json()
         one = await client.get("/v1/models/tuned")
         none = await client.get("/v1/models/absent")
-    assert [card["id"] for card in listed["data"]] == ["app", "base", "tuned", "other"]
+    assert [card["id"] for card in listed["data"]] == ["app", "base", "tuned", "other", "embedder"]
+    assert [card["task"] for card in listed["data"]] == ["chat"] * 4 + ["embedding"]
     assert one.json()["adapter"] == "tuned"
     assert none.status_code == 404
 
@@ -117,7 +118,6 @@ async def test_the_key_decides_the_tenant(endpoint):
         {"tenant": "other"},
         {"retrieval": {"tenant": "other"}},
         {"retrieval": {"tenant": None, "top_k": 3}},
-        {"retrieval": {"filter": {"tenant": "other"}}},
         {"retrieval": {"collection": "secret"}},
         {"filter": {}},
         {"extra_body": {"tenant": "other"}},
@@ -146,7 +146,11 @@ async def test_retrieval_can_be_changed_or_left_out_per_request(endpoint):
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
-        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": 9}, "n", "invalid_value"),
+        ({"n": "1"}, "n", "invalid_value"),
+        ({"seed": 2**64}, "seed", "invalid_value"),
+        ({"logprobs": 0}, "logprobs", "unsupported_parameter"),
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
@@ -161,7 +165,19 @@ async def test_retrieval_can_be_changed_or_left_out_per_request(endpoint):
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_required_parameter"),
         ({"model": None}, "model", "missing_required_parameter"),
         ({"retrieval": {"top_k": 0}}, "retrieval.top_k", "invalid_value"),
-        ({"stop": ["a", ""]}, "stop", "invalid_value"),
+        ({"stop": ["a", ""]}, "stop.1", "invalid_value"),
+        ({"stop": list("abcde")}, "stop", "invalid_value"),
+        ({"retrieval": {"filter": {}}}, "retrieval.filter", "invalid_value"),
+        ({"retrieval": {"filter": {"tenant": "other"}}}, "retrieval.filter", "invalid_value"),
+        ({"retrieval": {"filter": {"tenant.x": ["other"]}}}, "retrieval.filter", "invalid_value"),
+        ({"retrieval": {"filter": {"source": []}}}, "retrieval.filter.source", "invalid_value"),
+        ({"retrieval": {"filter": {"page": 2**80}}}, "retrieval.filter.page", "invalid_value"),
+        ({"retrieval": {"filter": {"page": {"gt": 1}}}}, "retrieval.filter.page", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "messages.0.content.0.type",
+            "invalid_value",
+        ),
     ],
 )
 async def test_what_is_wrong_is_named_and_never_ignored(endpoint, body, param, code):
@@ -172,7 +188,9 @@ async def test_what_is_wrong_is_named_and_never_ignored(endpoint, body, param, c
     assert endpoint.llm.requests == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"model": "\\ud800"}', b'{"n": NaN}']
+)
 async def test_a_body_that_is_no_json_object(endpoint, content):
     async with endpoint.client() as client:
         response = await client.post("/v1/chat/completions", content=content)
@@ -290,7 +308,8 @@ async def test_an_engine_that_fails_before_the_first_piece_has_a_status(endpoint
 async def test_prompts_are_never_logged(endpoint, caplog):
     with caplog.at_level(logging.DEBUG):
         await post(endpoint, messages=[{"role": "user", "content": "my secret question"}])
-        await post(endpoint, messages=[{"role": "user", "content": "my secret question"}], n=3)
+        await post(endpoint, messages=[{"role": "user", "content": "my secret question"}], tools=[1])
+        await post(endpoint, messages=[{"role": "user", "content": "my secret question"}] * 3, stream=True)
     assert "secret" not in caplog.text
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel
 
 from tandem.errors import InputError, TandemError
-from tandem.serving.chat import Piece
+from tandem.serving.answers import Piece
 from tandem.serving.language_models import pieces_of
 
 pytestmark = pytest.mark.anyio

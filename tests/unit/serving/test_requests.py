@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 
-from tandem.serving.requests import parse
+from tandem.serving.requests import ChatRequest, parse
 
 
 def request(**fields):
-    return parse(json.dumps({"model": "m", "messages": [{"role": "user", "content": "q"}], **fields}).encode())
+    body = {"model": "m", "messages": [{"role": "user", "content": "q"}], **fields}
+    return parse(ChatRequest, json.dumps(body).encode())
 
 
 def test_content_in_parts_is_joined():
@@ -20,21 +21,24 @@ def test_the_last_user_message_is_the_question():
 
 
 def test_one_stop_string_or_several():
-    assert request(stop="\n").stop == ("\n",)
-    assert request(stop=["a", "b"]).stop == ("a", "b")
-    assert request(stop=None).stop == ()
+    assert request(stop="\n").stops == ("\n",)
+    assert request(stop=["a", "b"]).stops == ("a", "b")
+    assert request(stop=None).stops == ()
 
 
 def test_the_newer_name_of_the_answers_length_counts():
-    both = request(max_tokens=5, max_completion_tokens=7)
-    assert both.answer_tokens(usual=100, most=50) == 7
-    assert request().answer_tokens(usual=100, most=50) == 50
-    assert request(max_tokens=80).answer_tokens(usual=10, most=50) == 50
+    assert request(max_tokens=5, max_completion_tokens=7).wanted_tokens == 7
+    assert request(max_tokens=80).wanted_tokens == 80
+    assert request().wanted_tokens is None
 
 
 def test_retrieval_as_usual_otherwise_or_not_at_all():
-    assert request().top_k(3) == 3
-    assert request(retrieval=True).top_k(3) == 3
-    assert request(retrieval={}).top_k(3) == 3
-    assert request(retrieval={"top_k": 9}).top_k(3) == 9
-    assert request(retrieval=False).top_k(3) is None
+    for usual in ({}, {"retrieval": True}, {"retrieval": {}}):
+        assert request(**usual).passages.top_k is None
+    assert request(retrieval={"top_k": 9}).passages.top_k == 9
+    assert request(retrieval=False).passages is None
+
+
+def test_hardly_any_temperature_is_greedy():
+    # Divided by so little, probabilities are no numbers any more.
+    assert [request(temperature=t).heat for t in (None, 0, 1e-300, 0.5)] == [0, 0, 0, 0.5]

@@ -28,11 +28,13 @@ def load_tokenizer(model: Path) -> Any:
     return tokenizer
 
 
-def token_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of a prompt, up to where the assistant's turn begins."""
-    ids: list[int] = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+def token_ids(tokenizer: Any, prompt: Sequence[dict[str, str]] | str) -> list[int]:
+    """Token ids of chat messages up to where the assistant's turn begins, or of a text."""
+    ids: list[int]
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        ids = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False)
     return ids
 
 

@@ -14,7 +14,7 @@ class GenerationRequest:
     """One answer to generate.
 
     Attributes:
-        messages: Chat messages, ``{"role", "content"}``.
+        messages: Chat messages, ``{"role", "content"}``; or a text to go on from, without the chat template.
         max_tokens: Tokens of the answer, at most.
         adapter: The name of an adapter that the engine was opened with; None for the base model.
         temperature: 0 is greedy decoding.
@@ -23,7 +23,7 @@ class GenerationRequest:
         seed: Makes a sampled answer reproducible; greedy ones are anyway.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, str]] | str
     max_tokens: int
     adapter: str | None = None
     temperature: float = 0.0

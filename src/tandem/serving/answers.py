@@ -1,0 +1,138 @@
+"""An answer while it comes, and what the parts behind the endpoint must do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from tandem.models.engines.protocol import GenerationRequest
+from tandem.models.prompts import PassageLike
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tandem.retrieval.store import Filter, Mode
+
+
+class CitedPassage(PassageLike, Protocol):
+    """A passage that can be cited."""
+
+    @property
+    def id(self) -> str:
+        """The chunk's id."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """How well it matches, as the store ranks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer; the last of a choice has the reason why it ended and the token counts.
+
+    Attributes:
+        text: To be appended.
+        finish_reason: ``stop`` or ``length``, in the last piece.
+        prompt_tokens: Tokens of the prompt, in the last piece.
+        completion_tokens: Tokens generated, in the last piece.
+        index: Of the choice that it belongs to.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    index: int = 0
+
+
+class Search(Protocol):
+    """Passages for a question, best first."""
+
+    async def __call__(
+        self, question: str, *, top_k: int, mode: Mode, tenant: str | None, filter: Filter | None
+    ) -> list[CitedPassage]:
+        """Search; with a tenant, its passages alone; of those, the ones that the filter lets through."""
+        ...
+
+
+class Embed(Protocol):
+    """Vectors of texts."""
+
+    async def __call__(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
+        """Vectors, float32, (texts, dimension); and the tokens that were read."""
+        ...
+
+
+class Generate(Protocol):
+    """An answer in pieces; closing the generator ends the generation."""
+
+    def __call__(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
+        """Begin to generate."""
+        ...
+
+
+@dataclass
+class Usage:
+    """Tokens of an answer, counted while its pieces pass: right too when nobody waits for the end.
+
+    Attributes:
+        per_prompt: Choices that share one prompt, which counts once.
+    """
+
+    per_prompt: int
+    _prompt: dict[int, int] = field(default_factory=dict)
+    _completion: dict[int, int] = field(default_factory=dict)
+
+    def add(self, piece: Piece) -> None:
+        """Count a piece; until its choice has ended a piece is taken for a token."""
+        if piece.finish_reason is None:
+            self._completion[piece.index] = self._completion.get(piece.index, 0) + 1
+            return
+        self._completion[piece.index] = piece.completion_tokens
+        self._prompt[piece.index // self.per_prompt] = piece.prompt_tokens
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts."""
+        return sum(self._prompt.values())
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated."""
+        return sum(self._completion.values())
+
+    @property
+    def total_tokens(self) -> int:
+        """Both."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that has begun.
+
+    Attributes:
+        id: Its id, ``chatcmpl-…`` or ``cmpl-…``.
+        created: Unix time, seconds.
+        model: As the request named it.
+        passages: What the prompt holds, best first.
+        pieces: The text as it comes; close it to end the generation.
+        choices: How many answers these are.
+        per_prompt: Choices that share one prompt.
+    """
+
+    id: str
+    created: int
+    model: str
+    passages: list[CitedPassage]
+    pieces: AsyncGenerator[Piece, None]
+    choices: int
+    per_prompt: int
+
+    def citations(self) -> list[dict[str, str | float]]:
+        """The passages that the prompt holds."""
+        return [{"id": p.id, "source": p.source, "text": p.text, "score": p.score} for p in self.passages]
