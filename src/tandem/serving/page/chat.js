@@ -150,6 +150,10 @@ $("key").addEventListener("change", () => {
   sessionStorage.setItem(KEY, $("key").value.trim());
   loadModels();
 });
+$("settings").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("question").focus();
+});
 $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", () => {
   running?.abort();
