@@ -21,6 +21,7 @@ from benchmarks.report import Result, seconds, versions
 from benchmarks.texts import paragraphs
 from tandem.serving.answers import Piece
 from tandem.serving.language_models import LanguageModel
+from tandem.specs.search import SearchSpec
 
 if TYPE_CHECKING:
     from tandem.config.cluster import Cluster
@@ -137,8 +138,8 @@ def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], Non
     retriever = open_retriever(cluster, NAME)
     tokenizer = load_tokenizer(model)
 
-    async def search(question: str, **options: Any) -> Any:
-        return retriever.search([question], **options)[0]
+    async def search(question: str, how: SearchSpec, **visible: Any) -> Any:
+        return retriever.search([question], how, **visible)[0]
 
     def generate(request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
         return NoModel().generate(request, stream)

@@ -127,3 +127,31 @@ def write_embedder(folder: Path, *, hidden: int = 32) -> Path:
     pooling = modules.Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     SentenceTransformer(modules=[transformer, pooling, modules.Normalize()], device="cpu").save_pretrained(str(folder))
     return folder
+
+
+def write_cross_encoder(folder: Path, *, labels: int = 1, seed: int = 0) -> Path:
+    """A random BERT that scores pairs of texts, with its tokenizer, in safetensors."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # With a chat template sentence-transformers would make a conversation of each pair.
+    tokenizer.chat_template = None
+    (folder / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=labels,
+        pad_token_id=tokenizer.pad_token_id,
+        # Wide enough that scores of a random model differ by more than rounding.
+        initializer_range=0.5,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder

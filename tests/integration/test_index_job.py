@@ -24,6 +24,7 @@ from tandem.retrieval.actor import NAME, NAMESPACE, connect
 from tandem.retrieval.retriever import open_retriever
 from tandem.retrieval.store import Point
 from tandem.specs.index import IndexSpec
+from tandem.specs.search import SearchSpec
 
 KILLED = Path(__file__).parents[1] / "stand_ins" / "killed_index.py"
 Index = Callable[..., dict[str, Any]]
@@ -72,7 +73,7 @@ def test_documents_become_passages_with_places_in_their_documents(
 
     retriever = open_retriever(ray_cluster, "first")
     for mode in ("hybrid", "sparse"):
-        (passages,) = retriever.search(["where does the lazy dog sleep?"], top_k=2, mode=mode)  # type: ignore[arg-type]
+        (passages,) = retriever.search(["where does the lazy dog sleep?"], SearchSpec(top_k=2, mode=mode))  # type: ignore[arg-type]
         assert "Fox > Food" in {passage.section for passage in passages}
     for passage in passages:
         text = (docs / passage.source).read_text()
@@ -123,7 +124,7 @@ def test_rows_have_tenants_and_a_row_without_one_is_set_aside(index: Index, ray_
     assert "rows.jsonl#c: no tenant" in quarantine
     retriever = open_retriever(ray_cluster, "teams")
     for mode in ("hybrid", "dense", "sparse"):
-        (passages,) = retriever.search(["the fox of the blue team"], top_k=5, mode=mode, tenant="red")  # type: ignore[arg-type]
+        (passages,) = retriever.search(["the fox of the blue team"], SearchSpec(top_k=5, mode=mode), tenant="red")  # type: ignore[arg-type]
         assert [passage.source for passage in passages] == ["rows.jsonl#a"]
 
 
@@ -141,7 +142,7 @@ def test_a_collection_without_term_weights_is_searched_by_direction_until_one_wi
     index: Index, ray_cluster: Cluster
 ) -> None:
     index("dense-only", sparse=False)
-    (passages,) = open_retriever(ray_cluster, "dense-only").search(["fox"], top_k=2)
+    (passages,) = open_retriever(ray_cluster, "dense-only").search(["fox"], SearchSpec(top_k=2))
     assert len(passages) == 2
     index("dense-only", sparse=True)
     assert open_retriever(ray_cluster, "dense-only").snapshot.sparse  # type: ignore[union-attr]
@@ -202,7 +203,7 @@ def test_another_embedder_builds_a_collection_beside_and_the_name_moves_when_it_
     second = store.aliases()["moved"]
     assert (result["written"], second != first) == (4, True)
     # Who has the old one open isn't disturbed, who opens the name gets the new one.
-    assert len(retriever.search(["fox"], top_k=2)[0]) == 2
+    assert len(retriever.search(["fox"], SearchSpec(top_k=2))[0]) == 2
     newer = open_retriever(ray_cluster, "moved")
     assert newer.snapshot is not None
     assert (newer.snapshot.dimension, newer.snapshot.points) == (48, second)

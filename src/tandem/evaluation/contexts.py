@@ -16,6 +16,7 @@ from tandem.evaluation.arms import Arm, Contexts, Passage
 from tandem.evaluation.items import read_saved, save
 from tandem.evaluation.normalize import contains
 from tandem.specs.compare import CompareSpec
+from tandem.specs.search import SearchSpec
 
 BATCH = 32
 # Of the gold document so many passages per one shown are looked at, to find those with the answer in them.
@@ -26,7 +27,7 @@ class Searcher(Protocol):
     """The part of `tandem.retrieval.retriever.Retriever` that a comparison needs."""
 
     def search(
-        self, questions: Sequence[str], *, top_k: int, filter: dict[str, Any] | None = None
+        self, questions: Sequence[str], how: SearchSpec, *, filter: dict[str, Any] | None = None
     ) -> Sequence[Sequence[Any]]:
         """Passages for each question, best first."""
         ...
@@ -93,7 +94,7 @@ def _retrieve(
     found: dict[str, list[Passage]] = {}
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        results = searcher.search([row.question for row in batch], top_k=top_k)
+        results = searcher.search([row.question for row in batch], SearchSpec(top_k=top_k))
         found |= {row.id: [_passage(hit) for hit in hits] for row, hits in zip(batch, results, strict=True)}
         progress(len(found), len(rows))
     return found
@@ -107,7 +108,7 @@ def _gold(searcher: Searcher, rows: Sequence[QaRow], top_k: int) -> dict[str, li
     found: dict[str, list[Passage]] = {}
     for source, group in by_source.items():
         questions = [row.question for row in group]
-        results = searcher.search(questions, top_k=top_k * GOLD_CANDIDATES, filter={"source": source})
+        results = searcher.search(questions, SearchSpec(top_k=top_k * GOLD_CANDIDATES), filter={"source": source})
         for row, hits in zip(group, results, strict=True):
             passages = [_passage(hit) for hit in hits]
             # A stable sort: those with an answer first, each kind in the retriever's order.

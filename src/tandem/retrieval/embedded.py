@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.files import write_whole
-from tandem.errors import InputError, NotFoundError, StoreError
+from tandem.errors import InputError, NotFoundError, StoreError, TandemError
 from tandem.retrieval import store as contract
 from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
 from tandem.specs.index import VectorIndexSpec
@@ -230,6 +230,8 @@ class EdgeStore:
 def _translated(where: str) -> Iterator[None]:
     try:
         yield
+    except TandemError:
+        raise
     # The engine raises plain Exception for everything.
     except Exception as error:
         raise StoreError(str(error), where=where) from error
@@ -320,6 +322,6 @@ def _filter(tenant: str | None, fields: Filter | None) -> Any:
     if tenant is not None:
         own = FieldCondition(TENANT, MatchValue(tenant))
         must.append(EdgeFilter(should=[own, IsEmptyCondition(TENANT)]))
-    for key, value in (fields or {}).items():
+    for key, value in contract.conditions(fields):
         must.append(FieldCondition(key, MatchAny(value) if isinstance(value, list) else MatchValue(value)))
     return EdgeFilter(must=must) if must else None

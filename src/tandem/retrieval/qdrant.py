@@ -221,7 +221,7 @@ def _filter(tenant: str | None, fields: Filter | None) -> Any:
         own = models.FieldCondition(key=TENANT, match=models.MatchValue(value=tenant))
         shared = models.IsEmptyCondition(is_empty=models.PayloadField(key=TENANT))
         must.append(models.Filter(should=[own, shared]))
-    for key, value in (fields or {}).items():
+    for key, value in contract.conditions(fields):
         match = models.MatchAny(any=value) if isinstance(value, list) else models.MatchValue(value=value)
         must.append(models.FieldCondition(key=key, match=match))
     return models.Filter(must=must) if must else None

@@ -10,9 +10,12 @@ from tandem.artifacts.uris import resolve
 from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
+from tandem.retrieval.choosing import diverse, near_enough, rescored
 from tandem.retrieval.embedding import Embedder, fingerprint
+from tandem.retrieval.rerank import Reranker
 from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot
-from tandem.retrieval.store import Filter, Hit, Mode, Query, VectorStore, no_such_collection
+from tandem.retrieval.store import Filter, Hit, Query, VectorStore, no_such_collection
+from tandem.specs.search import RerankSpec, SearchSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,13 +59,20 @@ class Retriever:
         collection: Its name.
         embedder: The one that embedded the collection; anything with its `encode`.
         snapshot: What the collection is, where that is known; without term weights in it, hybrid search is dense.
+        reranker: For searches that rerank; anything with its `scores`.
     """
 
     def __init__(
-        self, store: VectorStore, collection: str, embedder: Embedder | Any, snapshot: IndexSnapshot | None = None
+        self,
+        store: VectorStore,
+        collection: str,
+        embedder: Embedder | Any,
+        snapshot: IndexSnapshot | None = None,
+        reranker: Reranker | Any = None,
     ) -> None:
         self._store = store
         self._embedder = embedder
+        self._reranker = reranker
         self.collection = collection
         self.snapshot = snapshot
 
@@ -72,18 +82,16 @@ class Retriever:
     def search(
         self,
         questions: Sequence[str],
+        how: SearchSpec,
         *,
-        top_k: int,
-        mode: Mode = "hybrid",
         tenant: str | None = None,
         filter: Filter | None = None,
     ) -> list[list[Passage]]:
-        """The best passages of each question, best first.
+        """The passages of each question, best first (with `diversity`: in the order in which they were chosen).
 
         Args:
-            questions: Any number; they are embedded and searched together.
-            top_k: Passages of each, at most.
-            mode: dense, sparse, or both fused.
+            questions: Any number; they are embedded, searched and reranked together.
+            how: The search, and what is done with its candidates.
             tenant: Only this tenant's passages and those that belong to nobody; None for all, whoever's they are.
             filter: Payload fields that must have this value, or one of a list of values (``{"source": "a.md"}``).
 
@@ -91,6 +99,7 @@ class Retriever:
             In the order of the questions.
 
         Raises:
+            InputError: A filter's value is of a type that can't be matched.
             NotFoundError: The collection isn't there.
             StoreError: The engine refuses.
             UnreachableError: The store can't be reached.
@@ -98,28 +107,64 @@ class Retriever:
         if not questions:
             return []
         has_terms = self.snapshot is None or self.snapshot.sparse
-        vectors = self._embedder.encode(questions) if mode != "sparse" else [None] * len(questions)
-        terms = query_terms(questions) if mode != "dense" and has_terms else [None] * len(questions)
+        embeds = how.mode != "sparse" or how.min_similarity is not None
+        vectors = self._embedder.encode(questions) if embeds else [None] * len(questions)
+        terms = query_terms(questions) if how.mode != "dense" and has_terms else [None] * len(questions)
         queries = [
-            Query(vector, sparse, top_k, mode, tenant, filter) for vector, sparse in zip(vectors, terms, strict=True)
+            Query(
+                vector if how.mode != "sparse" else None,
+                sparse,
+                how.candidates if how.chooses else how.top_k,
+                how.mode,
+                tenant,
+                filter,
+                ef=how.ef,
+                with_vectors=how.min_similarity is not None or how.diversity > 0,
+            )
+            for vector, sparse in zip(vectors, terms, strict=True)
         ]
-        return [[_passage(hit) for hit in hits] for hits in self._store.search(self.collection, queries)]
+        found = self._store.search(self.collection, queries)
+        if how.min_similarity is not None:
+            pairs = zip(found, vectors, strict=True)
+            found = [near_enough(hits, vector, how.min_similarity) for hits, vector in pairs]
+        if how.rerank is not None:
+            found = self._reranked(questions, found, how.rerank)
+        if how.diversity:
+            found = [diverse(hits, how.diversity, how.top_k) for hits in found]
+        return [[_passage(hit) for hit in hits[: how.top_k]] for hits in found]
+
+    def _reranked(self, questions: Sequence[str], found: list[list[Hit]], rerank: RerankSpec) -> list[list[Hit]]:
+        pairs = [
+            (question, hit.payload["text"]) for question, hits in zip(questions, found, strict=True) for hit in hits
+        ]
+        scores = iter(self._reranker.scores(pairs).tolist())
+        return [rescored(hits, [next(scores) for _ in hits], rerank.min_score) for hits in found]
+
+    def is_outdated(self, name: str) -> bool:
+        """Whether a name by which this collection was found stands for another one by now.
+
+        Raises:
+            UnreachableError: The store can't be reached.
+        """
+        current = self._store.aliases().get(name)
+        return current is not None and current != self.collection
 
     def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Vectors as the collection's, float32, (texts, dimension); and the tokens that were read."""
         return self._embedder.encode(texts), self._embedder.count_tokens(texts)
 
 
-def open_retriever(cluster: Cluster, collection: str) -> Retriever:
+def open_retriever(cluster: Cluster, collection: str, rerank: RerankSpec | None = None) -> Retriever:
     """A retriever with the embedder that the collection's index names.
 
     Args:
         cluster: Where the store and the artifacts are; for the embedded store this process must be connected to Ray.
         collection: Its name.
+        rerank: For searches that rerank.
 
     Raises:
         NotFoundError: No such collection, or no artifact says how it was made.
-        ModelError: The embedder isn't the one that made the collection.
+        ModelError: The embedder isn't the one that made the collection; the reranker can't be used.
         UnreachableError: The store can't be reached.
     """
     store = connect(cluster)
@@ -143,7 +188,8 @@ def open_retriever(cluster: Cluster, collection: str) -> Retriever:
             where=snapshot.embedder,
             remedy="run the index job again",
         )
-    return Retriever(store, points, Embedder(path, snapshot.batch_size), snapshot)
+    reranker = Reranker(resolve(rerank.model, storage=cluster.storage)) if rerank else None
+    return Retriever(store, points, Embedder(path, snapshot.batch_size), snapshot, reranker)
 
 
 def _passage(hit: Hit) -> Passage:

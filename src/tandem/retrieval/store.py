@@ -223,6 +223,26 @@ def ordered(hits: Sequence[Hit], top_k: int) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top_k]
 
 
+def conditions(filter: Filter | None) -> list[tuple[str, list[Any] | Any]]:
+    """A filter's fields and values, checked: each engine takes text, whole numbers and booleans.
+
+    Raises:
+        InputError: A value of another type.
+    """
+    for name, value in (filter or {}).items():
+        several = isinstance(value, list)
+        types = {type(one) for one in value} if several else {type(value)}
+        # One list has one type: engines match words or whole numbers, and know no list of booleans.
+        allowed = ({str}, {int}) if several else ({str}, {int}, {bool})
+        if types not in allowed:
+            raise InputError(
+                f"can't be matched: {value!r}",
+                where=f"filter.{name}",
+                remedy="give text, a whole number or a boolean, or a list of texts or of whole numbers",
+            )
+    return list((filter or {}).items())
+
+
 def name_is_taken(name: str, by: str, where: str) -> InputError:
     """The error that every store raises where an alias and a collection would have one name."""
     return InputError(f"the name {name!r} belongs to {by}", where=where, remedy="choose another name")

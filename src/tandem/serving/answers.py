@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tandem.retrieval.store import Filter, Mode
+    from tandem.retrieval.store import Filter
+    from tandem.specs.search import SearchSpec
 
 
 class CitedPassage(PassageLike, Protocol):
@@ -53,7 +54,7 @@ class Search(Protocol):
     """Passages for a question, best first."""
 
     async def __call__(
-        self, question: str, *, top_k: int, mode: Mode, tenant: str | None, filter: Filter | None
+        self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None
     ) -> list[CitedPassage]:
         """Search; with a tenant, its passages alone; of those, the ones that the filter lets through."""
         ...

@@ -74,7 +74,7 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
         settings,
         str(model),
         str(keys_path(spec, cluster)),
-        retriever.bind(str(cluster.storage), spec.retriever.collection),
+        retriever.bind(str(cluster.storage), settings["retriever"]),
         language_model,
     )
 

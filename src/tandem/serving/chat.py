@@ -169,8 +169,7 @@ class ChatService:
             )
         return await self._search(
             question,
-            top_k=wanted.top_k or retriever.top_k,
-            mode=retriever.mode,
+            retriever.wanting(wanted.top_k),
             tenant=caller.tenant,
             filter=wanted.filter,
         )

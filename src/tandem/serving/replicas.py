@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,13 @@ from pydantic import ValidationError
 
 from tandem.config.cluster import Cluster
 from tandem.config.machine import cores
-from tandem.errors import SpecError
+from tandem.errors import NotFoundError, SpecError, TandemError
 from tandem.models.engines.prompting import load_tokenizer, token_ids
 from tandem.models.engines.protocol import GenerationRequest
 from tandem.serving.answers import CitedPassage, Piece
 from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
-from tandem.specs.rag import RagSpec
+from tandem.specs.rag import RagSpec, RetrieverSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +28,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tandem.retrieval.retriever import Passage
-    from tandem.retrieval.store import Filter, Mode
+    from tandem.retrieval.retriever import Retriever as IndexRetriever
+    from tandem.retrieval.store import Filter
+    from tandem.specs.search import SearchSpec
 
-    Settings = tuple[int, Mode, str | None, str]  # top_k, mode, tenant, filter as JSON
+    Settings = tuple[SearchSpec, str | None, str]  # how, tenant, filter as JSON
+
+# Below Serve's own logger, whose files a replica writes.
+logger = logging.getLogger("ray.serve.tandem")
 
 RETRIEVER_BATCH = 32
+FOLLOW_S = 5.0  # between two looks at what the collection's name stands for
 RETRIEVER_THREADS = 4  # at most: one short question gains nothing from more
 _PLAIN = {"request_serialization": "pickle", "response_serialization": "pickle"}  # a third of cloudpickle's time
 # May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas.
@@ -75,12 +83,13 @@ class Ingress:
             spec = RagSpec.model_validate({**self._spec, **user_config})
         except ValidationError as error:
             raise SpecError(str(error), where="user_config", remedy="what was before stays") from None
-        if spec.retriever.collection != self._service.spec.retriever.collection:
-            raise SpecError(
-                "another collection needs a new retriever",
-                where="user_config.retriever.collection",
-                remedy="change the application's args",
-            )
+        for field in ("collection", "rerank"):
+            if getattr(spec.retriever, field) != getattr(self._service.spec.retriever, field):
+                raise SpecError(
+                    f"another {field} needs a new retriever",
+                    where=f"user_config.retriever.{field}",
+                    remedy="change the application's args",
+                )
         self._service = self._build(spec)
 
     def _build(self, spec: RagSpec) -> ChatService:
@@ -93,9 +102,9 @@ class Ingress:
         return create_app(lambda: self._service, self._keys)
 
     async def _search(
-        self, question: str, *, top_k: int, mode: Mode, tenant: str | None, filter: Filter | None
+        self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None
     ) -> list[CitedPassage]:
-        found: list[CitedPassage] = await self._retriever.search.remote(question, top_k, mode, tenant, filter)
+        found: list[CitedPassage] = await self._retriever.search.remote(question, how, tenant, filter)
         return found
 
     async def _embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
@@ -120,30 +129,30 @@ class Ingress:
 
 
 class Retriever:
-    """Searches one collection; questions that arrive together are embedded together.
+    """Searches the collection that a name stands for; questions that arrive together are embedded together.
 
     Args:
         storage: The cluster's storage folder.
-        collection: What is searched.
+        spec: What is searched, and with which reranker, as JSON types; how, each search says.
     """
 
-    def __init__(self, storage: str, collection: str) -> None:
+    def __init__(self, storage: str, spec: dict[str, Any]) -> None:
         import torch
         from ray import serve
 
-        from tandem.retrieval.retriever import open_retriever
-
         # Ray gives an actor with a tenth of a CPU one thread; the question is somebody's waiting time.
         torch.set_num_threads(min(RETRIEVER_THREADS, cores()))
-        self._retriever = open_retriever(Cluster.load(Path(storage)), collection)
+        self._cluster = Cluster.load(Path(storage))
+        self._spec = RetrieverSpec.model_validate(spec)
+        self._retriever = self._open()
+        self._look_at = time.monotonic() + FOLLOW_S
+        self._following: asyncio.Task[None] | None = None
         # Nobody waits for others to come: what arrives while a batch is searched is the next one.
         self._batched = serve.batch(max_batch_size=RETRIEVER_BATCH, batch_wait_timeout_s=0)(self._search)
 
-    async def search(
-        self, question: str, top_k: int, mode: Mode, tenant: str | None, filter: Filter | None
-    ) -> list[Passage]:
+    async def search(self, question: str, how: SearchSpec, tenant: str | None, filter: Filter | None) -> list[Passage]:
         """Passages for a question, best first; of the tenant alone, if there is one, and within the filter."""
-        found: list[Passage] = await self._batched((question, (top_k, mode, tenant, json.dumps(filter))))
+        found: list[Passage] = await self._batched((question, (how, tenant, json.dumps(filter))))
         return found
 
     async def embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
@@ -151,16 +160,43 @@ class Retriever:
         return await asyncio.to_thread(self._retriever.embed, texts)
 
     async def _search(self, calls: list[tuple[str, Settings]]) -> list[list[Passage]]:
+        # Beside the searches: the collection that the name stood for until now is kept for a rollback.
+        if time.monotonic() >= self._look_at and (self._following is None or self._following.done()):
+            self._look_at = time.monotonic() + FOLLOW_S
+            self._following = asyncio.create_task(self._follow())
         groups: dict[Settings, list[int]] = {}
         for index, (_, settings) in enumerate(calls):
             groups.setdefault(settings, []).append(index)
         found: list[list[Passage]] = [[] for _ in calls]
-        for (top_k, mode, tenant, narrowed), members in groups.items():
+        for settings, members in groups.items():
             questions = [calls[index][0] for index in members]
-            # In a thread: embedding takes milliseconds of processor time, and the replica's event loop must turn.
-            results = await asyncio.to_thread(
-                self._retriever.search, questions, top_k=top_k, mode=mode, tenant=tenant, filter=json.loads(narrowed)
-            )
+            try:
+                results = await self._ask(questions, settings)
+            except NotFoundError:
+                # The collection was dropped since the last look: its name stands for another, or for none.
+                await self._follow()
+                results = await self._ask(questions, settings)
             for index, passages in zip(members, results, strict=True):
                 found[index] = passages
         return found
+
+    async def _ask(self, questions: list[str], settings: Settings) -> list[list[Passage]]:
+        how, tenant, narrowed = settings
+        # In a thread: embedding takes milliseconds of processor time, and the replica's event loop must turn.
+        return await asyncio.to_thread(
+            self._retriever.search, questions, how, tenant=tenant, filter=json.loads(narrowed)
+        )
+
+    async def _follow(self) -> None:
+        try:
+            if await asyncio.to_thread(self._retriever.is_outdated, self._spec.collection):
+                self._retriever = await asyncio.to_thread(self._open)
+                logger.info("%s is %s from now on", self._spec.collection, self._retriever.collection)
+        except TandemError as error:
+            # What is open goes on answering; the next look comes soon.
+            logger.warning("can't follow the collection %s: %s", self._spec.collection, error)
+
+    def _open(self) -> IndexRetriever:
+        from tandem.retrieval.retriever import open_retriever
+
+        return open_retriever(self._cluster, self._spec.collection, self._spec.rerank)

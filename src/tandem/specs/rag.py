@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tandem.specs.base import Name, PromptSpec, Spec, Uri
 from tandem.specs.compare import EngineSpec
+from tandem.specs.search import SearchSpec
 
 BASE_MODEL = "base"  # the base model's name in requests
 EMBEDDER = "embedder"  # the collection's embedder's
@@ -20,12 +21,10 @@ class AdapterSpec(Spec):
     uri: Uri
 
 
-class RetrieverSpec(Spec):
+class RetrieverSpec(SearchSpec):
     """Which collection is searched, and how."""
 
-    collection: Name
-    top_k: int = Field(3, ge=1, le=100)
-    mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
+    collection: Name = Field(description="when its alias moves on, the endpoint follows within seconds")
 
 
 class AutoscalingSpec(Spec):

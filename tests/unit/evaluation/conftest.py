@@ -17,6 +17,7 @@ from tandem.evaluation.costs import Machine
 from tandem.evaluation.job import Tools
 from tandem.models.engines import Generation, GenerationRequest
 from tandem.specs.compare import CompareSpec
+from tandem.specs.search import SearchSpec
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class FakeSearcher:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any] | None] = []
 
-    def search(self, questions: Sequence[str], *, top_k: int, filter: dict[str, Any] | None = None) -> list[list[Hit]]:
+    def search(
+        self, questions: Sequence[str], how: SearchSpec, *, filter: dict[str, Any] | None = None
+    ) -> list[list[Hit]]:
         self.calls.append(filter)
-        return [self._hits(question, top_k, filter) for question in questions]
+        return [self._hits(question, how.top_k, filter) for question in questions]
 
     def _hits(self, question: str, top_k: int, filter: dict[str, Any] | None) -> list[Hit]:
         number = int(question.split()[3].rstrip("?"))

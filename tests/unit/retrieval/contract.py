@@ -53,6 +53,13 @@ class StoreContract:
         (hits,) = store.search(COLLECTION, [query])
         return [hit.payload["name"] for hit in hits]
 
+    @pytest.mark.parametrize("value", [1.5, None, {"gte": 1}, [], ["a", 1], [True], [1.5]])
+    def test_a_filter_that_cannot_be_matched_is_refused(self, filled: VectorStore, value: Any) -> None:
+        with pytest.raises(InputError, match=r"filter\.source: can't be matched"):
+            filled.search(COLLECTION, [ask("cat", "cat", "hybrid", filter={"source": value})])
+        with pytest.raises(InputError, match="can't be matched"):
+            filled.count(COLLECTION, tenant=None, filter={"source": value})
+
     def test_collections_come_and_go(self, store: VectorStore) -> None:
         assert store.collections() == []
         store.create_collection("b", dimension=4, sparse=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
 
@@ -14,6 +15,7 @@ from tandem.retrieval.embedded import EdgeStore
 from tandem.retrieval.retriever import Retriever
 from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
 from tandem.retrieval.store import Point
+from tandem.specs.search import RerankSpec, SearchSpec
 
 
 class Embedder:
@@ -39,24 +41,67 @@ def retriever(tmp_path: Path) -> Iterator[Retriever]:
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
 def test_each_question_gets_its_passages_in_order(retriever: Retriever, mode: Any) -> None:
-    found = retriever.search(["where is the owl?", "the eel"], top_k=2, mode=mode)
+    found = retriever.search(["where is the owl?", "the eel"], SearchSpec(top_k=2, mode=mode))
     assert [passages[0].title for passages in found] == ["owl", "eel"]
     best = found[0][0]
     assert (best.id, best.source, best.text, best.tenant) == (ident("owl"), "owl.md", TEXTS["owl"][0], "blue")
     assert all(len(passages) <= 2 for passages in found)
-    assert retriever.search([], top_k=2) == []
+    assert retriever.search([], SearchSpec(top_k=2)) == []
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
 def test_a_tenant_never_gets_what_belongs_to_another(retriever: Retriever, mode: Any) -> None:
     for question in ("owl", "the cat and the dog and the eel at night"):
-        (passages,) = retriever.search([question], top_k=10, mode=mode, tenant="red")
+        (passages,) = retriever.search([question], SearchSpec(top_k=10, mode=mode), tenant="red")
         assert {passage.tenant for passage in passages} <= {"red", None}
 
 
 def test_a_filter_narrows(retriever: Retriever) -> None:
-    (passages,) = retriever.search(["owl"], top_k=10, filter={"source": ["cat.md", "dog.md"]})
+    (passages,) = retriever.search(["owl"], SearchSpec(top_k=10), filter={"source": ["cat.md", "dog.md"]})
     assert {passage.source for passage in passages} == {"cat.md", "dog.md"}
+
+
+def test_only_what_is_near_enough_is_used(retriever: Retriever) -> None:
+    for mode in ("hybrid", "dense", "sparse"):
+        how = SearchSpec(top_k=5, mode=mode, min_similarity=0.95)
+        found = retriever.search(["the cat", "the owl and the cat"], how)
+        # By words alone the dog, which is near, isn't found at all.
+        assert [passage.title for passage in found[0]] == ["cat", "fox", "dog"][: 2 if mode == "sparse" else 3]
+    assert retriever.search(["the eel"], SearchSpec(top_k=1, min_similarity=1.0))[0][0].title == "eel"
+
+
+class Longest:
+    """Prefers long passages."""
+
+    def scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        return np.array([len(passage) / 100 for _, passage in pairs], dtype=np.float32)
+
+
+def test_candidates_are_read_again_and_the_best_of_them_used(retriever: Retriever) -> None:
+    reranking = Retriever(retriever._store, COLLECTION, Embedder(), reranker=Longest())
+    how = SearchSpec(top_k=2, rerank=RerankSpec(model="m"))
+    (passages,) = reranking.search(["the eel"], how)
+    assert [passage.title for passage in passages] == ["fox", "dog"]
+    assert passages[0].score == pytest.approx(len(TEXTS["fox"][0]) / 100)
+    strict = how.model_copy(update={"rerank": RerankSpec(model="m", min_score=0.3)})
+    assert [passage.title for passage in reranking.search(["the eel"], strict)[0]] == ["fox"]
+
+
+def test_passages_that_say_the_same_make_room(retriever: Retriever) -> None:
+    (alike,) = retriever.search(["the cat"], SearchSpec(top_k=2, mode="dense"))
+    assert [passage.title for passage in alike] == ["cat", "fox"]
+    (unlike,) = retriever.search(["the cat"], SearchSpec(top_k=2, mode="dense", diversity=0.9))
+    assert [passage.title for passage in unlike] == ["cat", "owl"]
+
+
+def test_a_name_that_has_moved_on_is_noticed(retriever: Retriever) -> None:
+    store = retriever._store
+    assert not retriever.is_outdated("animals-alias")
+    store.set_alias("animals-alias", COLLECTION)
+    assert not retriever.is_outdated("animals-alias")
+    store.create_collection("newer", dimension=4, sparse=True)
+    store.set_alias("animals-alias", "newer")
+    assert retriever.is_outdated("animals-alias")
 
 
 def snapshot(collection: str, **changes: Any) -> IndexSnapshot:
@@ -69,14 +114,16 @@ def test_without_term_weights_hybrid_search_is_dense(tmp_path: Path) -> None:
     store.create_collection("plain", dimension=4, sparse=False)
     payload = {"source": "s", "title": "t", "section": "c", "text": "x", "start": 0, "end": 1}
     store.upsert("plain", [Point(ident("cat"), TEXTS["cat"][1], None, payload)])
-    (passages,) = Retriever(store, "plain", Embedder(), snapshot("plain", sparse=False)).search(["cat"], top_k=1)
+    (passages,) = Retriever(store, "plain", Embedder(), snapshot("plain", sparse=False)).search(
+        ["cat"], SearchSpec(top_k=1)
+    )
     assert [passage.id for passage in passages] == [ident("cat")]
     store.close()
 
 
 def test_an_unknown_collection_names_those_that_exist(retriever: Retriever) -> None:
     with pytest.raises(NotFoundError, match=f"there are: {COLLECTION}"):
-        Retriever(retriever._store, "none", Embedder()).search(["cat"], top_k=1)
+        Retriever(retriever._store, "none", Embedder()).search(["cat"], SearchSpec(top_k=1))
 
 
 def test_the_newest_complete_artifact_of_a_collection_is_found(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tandem.models.engines import GenerationRequest
 from tandem.serving.answers import Piece
+from tandem.specs.search import SearchSpec
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,17 @@ class FakeSearch:
     hangs: bool = False
 
     async def __call__(
-        self, question: str, *, top_k: int, mode: str, tenant: str | None, filter: dict | None
+        self, question: str, how: SearchSpec, *, tenant: str | None, filter: dict | None
     ) -> list[FakePassage]:
-        self.calls.append({"question": question, "top_k": top_k, "mode": mode, "tenant": tenant, "filter": filter})
+        asked = {"question": question, "top_k": how.top_k, "mode": how.mode}
+        self.calls.append({**asked, "tenant": tenant, "filter": filter})
         if self.error:
             raise self.error
         if self.hangs:
             await asyncio.Event().wait()
         visible = [p for p in self.passages if tenant is None or p.tenant == tenant]
         fields = (filter or {}).items()
-        return [p for p in visible if all(getattr(p, name, None) == value for name, value in fields)][:top_k]
+        return [p for p in visible if all(getattr(p, name, None) == value for name, value in fields)][: how.top_k]
 
 
 @dataclass

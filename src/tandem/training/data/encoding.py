@@ -19,6 +19,7 @@ from tandem.data.splits import question_key, rank, row_sha256
 from tandem.models.prompts import PassageLike
 from tandem.specs.base import PromptSpec
 from tandem.specs.finetune import RetrievalAugmentedSpec
+from tandem.specs.search import SearchSpec
 from tandem.training.data.augment import augment
 from tandem.training.data.examples import build_examples
 
@@ -113,7 +114,7 @@ class Retrieve:
             return list(batch)
         if self._retriever is None:
             self._retriever = self._open()
-        found = iter(self._retriever.search(questions, top_k=SEARCH_DEPTH * self._spec.passages))
+        found = iter(self._retriever.search(questions, SearchSpec(top_k=SEARCH_DEPTH * self._spec.passages)))
         result = []
         for item in batch:
             row = item.row

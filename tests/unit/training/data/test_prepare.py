@@ -14,6 +14,7 @@ from tandem.errors import DataError
 from tandem.retrieval import retriever as retrieval
 from tandem.retrieval.retriever import Passage
 from tandem.specs.finetune import FinetuneSpec
+from tandem.specs.search import SearchSpec
 from tandem.training.data.dataset import Examples
 from tandem.training.data.prepare import prepare
 
@@ -32,10 +33,13 @@ class FakeRetriever:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def search(self, questions: Sequence[str], *, top_k: int) -> list[list[Passage]]:
+    def search(self, questions: Sequence[str], how: SearchSpec) -> list[list[Passage]]:
         self.asked += questions
         return [
-            [*(passage(f"noise {n}") for n in range(top_k - 1)), passage(f"{question} answer{question[-2]}", "gold.md")]
+            [
+                *(passage(f"noise {n}") for n in range(how.top_k - 1)),
+                passage(f"{question} answer{question[-2]}", "gold.md"),
+            ]
             for question in questions
         ]
 
