@@ -54,6 +54,15 @@ def test_index_again_is_the_same_job(home: Home) -> None:
     assert len(home.json("ps")) == 1  # type: ignore[arg-type]
 
 
+def test_the_index_is_listed_and_checked(home: Home) -> None:
+    (entry,) = home.json("index", "ls")  # type: ignore[misc]
+    assert (entry["name"], entry["current"]) == ("harbours", True)
+    checked = home.json("index", "check", "harbours", "--top-k", "2")
+    assert isinstance(checked, dict)
+    assert (checked["points"], checked["good"]) == (entry["points"], True)
+    assert "no earlier collection" in home.tandem("index", "rollback", "harbours", status=1)
+
+
 def test_killed_client_leaves_the_job_running(home: Home) -> None:
     follower = home.popen("submit", "finetune.yaml", "--follow")
     deadline = time.monotonic() + 240

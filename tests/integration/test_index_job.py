@@ -21,6 +21,7 @@ from tandem.config.cluster import Cluster
 from tandem.errors import DataError, InputError, NotFoundError
 from tandem.retrieval import job
 from tandem.retrieval.actor import NAME, NAMESPACE, connect
+from tandem.retrieval.catalog import roll_back
 from tandem.retrieval.retriever import open_retriever
 from tandem.retrieval.store import Point
 from tandem.specs.index import IndexSpec
@@ -212,6 +213,8 @@ def test_another_embedder_builds_a_collection_beside_and_the_name_moves_when_it_
     third = store.aliases()["moved"]
     assert {name for name in store.collections() if name.startswith("moved-")} == {second, third}
     assert open_retriever(ray_cluster, "moved").snapshot.chunk_tokens == 32  # type: ignore[union-attr]
+    roll_back(store, ray_cluster.storage, "moved")
+    assert open_retriever(ray_cluster, "moved").snapshot.dimension == 48  # type: ignore[union-attr]
 
 
 def test_a_name_that_a_collection_has_is_refused(index: Index, ray_cluster: Cluster) -> None:

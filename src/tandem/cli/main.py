@@ -83,9 +83,16 @@ def options(
 
 
 def _register() -> None:
-    from tandem.cli import cluster_commands, compare_commands, job_commands, serve_commands, spec_commands
+    from tandem.cli import (
+        cluster_commands,
+        compare_commands,
+        index_commands,
+        job_commands,
+        serve_commands,
+        spec_commands,
+    )
 
-    for module in (cluster_commands, spec_commands, job_commands, serve_commands, compare_commands):
+    for module in (cluster_commands, spec_commands, job_commands, index_commands, serve_commands, compare_commands):
         module.register(app)
 
 

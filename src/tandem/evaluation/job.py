@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -69,14 +68,12 @@ def real_tools() -> Tools:
 
 
 def _open_searcher(cluster: Cluster, collection: str) -> tuple[Searcher, Mapping[str, Any]]:
-    import ray
-
-    from tandem.retrieval.actor import NAMESPACE
+    from tandem.retrieval.actor import join_ray
     from tandem.retrieval.retriever import open_retriever
 
-    if cluster.qdrant_url is None and not ray.is_initialized():
+    if cluster.qdrant_url is None:
         # The embedded store is an actor of the cluster.
-        ray.init(address=cluster.ray_address, namespace=NAMESPACE, logging_level=logging.WARNING)
+        join_ray(cluster)
     retriever = open_retriever(cluster, collection)
     return retriever, asdict(retriever.snapshot) if retriever.snapshot else {}
 

@@ -16,7 +16,7 @@ INPUTS: Mapping[str, Mapping[str, str]] = {
     "index": {"sources.*.uri": "documents", "embedder.model": "model"},
     "finetune": {"model": "model", "data.train": "row files", "data.eval": "row files", "deepspeed": "file"},
     "compare": {"model": "model", "adapter": "adapter", "raft_adapter": "adapter", "eval": "rows"},
-    "rag": {"model": "model", "adapters.*.uri": "adapter"},
+    "rag": {"model": "model", "adapters.*.uri": "adapter", "retriever.rerank.model": "model"},
     "cluster": {},
 }
 

@@ -6,6 +6,7 @@ wait meanwhile instead of failing.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,6 +126,26 @@ class ActorStore:
             ) from error
 
 
+def join_ray(cluster: Cluster) -> None:
+    """Connect this process to the cluster's Ray, if it isn't connected.
+
+    Raises:
+        UnreachableError: It can't be: it is down, or this machine isn't one of the cluster's.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=cluster.ray_address, namespace=NAMESPACE, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UnreachableError(
+            f"Ray can't be joined: {' '.join(str(error).split())}",
+            where=cluster.ray_address,
+            remedy="`tandem status` shows how it stands; only a machine of the cluster can join it",
+        ) from error
+
+
 def connect(cluster: Cluster) -> VectorStore:
     """The cluster's store: its Qdrant server if it names one, else the actor, started if it isn't there.
 
@@ -156,7 +177,7 @@ def _actor(folder: Path) -> Any:
     from tandem.retrieval.embedded import EdgeStore
 
     if not ray.is_initialized():
-        raise UnreachableError("this process isn't connected to Ray", remedy="connect with ray.init() first")
+        raise UnreachableError("this process isn't connected to Ray", remedy="call join_ray first")
     # Two that start it at once get the same one: the name is taken by the first.
     return (
         ray.remote(concurrency_groups={_MAINTENANCE: 1})(EdgeStore)

@@ -119,12 +119,9 @@ def collection_of(name: str, settings: str, vectors: VectorIndexSpec) -> str:
     return f"{name}-{digest[:8]}"
 
 
-def outdated(name: str, collections: Iterable[str], keep: Iterable[str]) -> list[str]:
-    """Collections that earlier settings made for an alias, but for those to keep."""
-    kept = set(keep)
-    return [
-        each for each in collections if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}", each) and each not in kept
-    ]
+def collections_of(name: str, collections: Iterable[str]) -> list[str]:
+    """Of these collections those that index jobs made for an alias, with whatever settings."""
+    return [each for each in collections if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}", each)]
 
 
 def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:

@@ -16,7 +16,7 @@ from tandem.config.machine import cores
 from tandem.data.quarantine import check_quarantined, write_quarantine
 from tandem.data.sources import is_remote
 from tandem.errors import InputError, StoreError
-from tandem.retrieval.actor import NAMESPACE, connect
+from tandem.retrieval.actor import connect, join_ray
 from tandem.retrieval.embedding import configured_dimension, fingerprint
 from tandem.retrieval.embedding_cache import EmbeddingCache
 from tandem.retrieval.indexing import (
@@ -29,10 +29,10 @@ from tandem.retrieval.indexing import (
     ReadAndChunk,
     Write,
     collection_of,
+    collections_of,
     faults_of,
     gather_files,
     identity_settings,
-    outdated,
     plan_changes,
 )
 from tandem.retrieval.snapshot import IndexSnapshot, snapshot_id, write_snapshot
@@ -127,8 +127,9 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     before = store.aliases().get(name)
     if before != collection:
         store.set_alias(name, collection)
-        for old in outdated(name, store.collections(), keep=(collection, before or collection)):
-            store.drop_collection(old)
+        for old in collections_of(name, store.collections()):
+            if old not in (collection, before):
+                store.drop_collection(old)
     context.progress("done", len(wanted), len(wanted), **figures)
     return {
         "documents": snapshot.documents,
@@ -147,8 +148,7 @@ def _located(uri: str, context: JobContext) -> str:
 def _connect_ray(context: JobContext) -> None:
     import ray
 
-    if not ray.is_initialized():
-        ray.init(address=context.cluster.ray_address, namespace=NAMESPACE, logging_level=logging.WARNING)
+    join_ray(context.cluster)
     data_context = ray.data.DataContext.get_current()
     # Progress is ours to tell, and once: bars fill a log file.
     data_context.enable_progress_bars = False

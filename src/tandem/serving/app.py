@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from tandem.artifacts.uris import resolve
 from tandem.config.cluster import Cluster
 from tandem.config.machine import read_processor
 from tandem.errors import SpecError
@@ -27,17 +28,19 @@ SMALL_CPUS = 0.1
 def build(args: dict[str, Any]) -> Application:
     """The endpoint's application; Ray Serve calls this with the config's ``args``.
 
-    Weights, adapters and keys are looked up here, so that what is missing fails the deployment at once.
+    Weights, adapters, reranker and keys are looked up here, so that what is missing fails the deployment at once.
 
     Raises:
         SpecError: The arguments aren't a `RagSpec`.
         UnreachableError: This process knows of no cluster.
-        InputError, ModelError, NotFoundError: The model, an adapter or the keys.
+        InputError, ModelError, NotFoundError: A model, an adapter or the keys.
     """
     spec = read_spec(args)
     cluster = Cluster.load()
     model = model_path(spec.model, storage=cluster.storage)
     adapters = {adapter.name: adapter_path(adapter.uri, storage=cluster.storage) for adapter in spec.adapters}
+    if spec.retriever.rerank is not None:
+        resolve(spec.retriever.rerank.model, storage=cluster.storage)
     return assemble(spec, cluster, model, _language_model(spec, model, adapters))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -12,7 +11,7 @@ from typing import Any
 from tandem.artifacts.job import JobContext
 from tandem.errors import InputError
 from tandem.models.loading import model_path
-from tandem.retrieval.actor import NAMESPACE
+from tandem.retrieval.actor import join_ray
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.artifact import METRICS, write_artifact
@@ -124,8 +123,7 @@ def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
-    if not ray.is_initialized():
-        ray.init(address=context.cluster.ray_address, namespace=NAMESPACE, logging_level=logging.WARNING)
+    join_ray(context.cluster)
     total = ray.cluster_resources()
     gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(total.get("GPU", 0) > 0)
     for kind, each, field in (("CPU", spec.cpus_per_worker, "cpus_per_worker"), ("GPU", gpus, "gpus_per_worker")):
