@@ -14,6 +14,7 @@ from tandem.config.machine import read_processor
 from tandem.errors import SpecError
 from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, vllm_obstacle
 from tandem.models.loading import adapter_path, model_path
+from tandem.serving.scaling import replica_options
 from tandem.specs.rag import BASE_MODEL, RagSpec
 
 if TYPE_CHECKING:
@@ -58,20 +59,21 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
     from tandem.serving.replicas import RECONFIGURABLE, Ingress, Retriever
 
     settings = spec.canonical()
+    # Above the limit that the ingress itself keeps, so that it can answer 429 instead of letting requests queue.
+    admitted = spec.autoscaling.ingress.model_copy(
+        update={"max_ongoing_requests": 2 * spec.limits.max_ongoing_requests + 16}
+    )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="Ingress",
-        num_replicas=1,
+        **replica_options(admitted),
         ray_actor_options={"num_cpus": SMALL_CPUS},
-        # Above the limit that the ingress itself keeps, so that it can answer 429 instead of letting requests queue.
-        max_ongoing_requests=2 * spec.limits.max_ongoing_requests + 16,
         graceful_shutdown_timeout_s=spec.limits.timeout_s,
         user_config={name: settings[name] for name in sorted(RECONFIGURABLE)},
     )
     retriever = serve.deployment(Retriever).options(
         name="Retriever",
-        num_replicas=1,
+        **replica_options(spec.autoscaling.retriever),
         ray_actor_options={"num_cpus": SMALL_CPUS},
-        max_ongoing_requests=2 * spec.limits.max_ongoing_requests,
     )
     return ingress.bind(
         settings,
@@ -102,14 +104,6 @@ def keys_path(spec: RagSpec, cluster: Cluster) -> Path:
     return cluster.storage / (spec.api_keys or "api-keys.json")
 
 
-def scaling(spec: RagSpec) -> dict[str, Any]:
-    """Deployment options for the number of replicas of the language model."""
-    auto = spec.autoscaling
-    if auto.min_replicas == auto.max_replicas:
-        return {"num_replicas": auto.min_replicas}
-    return {"autoscaling_config": auto.canonical()}
-
-
 def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Application:
     import ray
     from ray import serve
@@ -119,8 +113,7 @@ def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Ap
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
     engine = _engine_name(spec, gpus)
     common = {
-        **scaling(spec),
-        "max_ongoing_requests": spec.limits.max_ongoing_requests,
+        **replica_options(spec.autoscaling.llm),
         "graceful_shutdown_timeout_s": spec.limits.timeout_s,
     }
     folders = {name: str(path) for name, path in adapters.items()}

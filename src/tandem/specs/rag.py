@@ -27,17 +27,37 @@ class RetrieverSpec(SearchSpec):
     collection: Name = Field(description="when its alias moves on, the endpoint follows within seconds")
 
 
-class AutoscalingSpec(Spec):
+class ReplicaSpec(Spec):
     """Between how many replicas, and at what load."""
 
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(1, ge=1)
-    target_ongoing_requests: int = Field(8, ge=1)
+    target_ongoing_requests: float = Field(8, gt=0, description="of one replica, running and waiting")
+    max_ongoing_requests: int = Field(64, ge=1, description="that one replica runs at once; further ones wait")
+    max_queue_age_s: float = Field(
+        5.0, gt=0, description="requests that wait longer without a break ask for one replica more, whatever the load"
+    )
+    upscale_delay_s: float = Field(5.0, ge=0)
+    downscale_delay_s: float = Field(120.0, ge=0)
 
     @model_validator(mode="after")
-    def _in_order(self) -> AutoscalingSpec:
+    def _in_order(self) -> ReplicaSpec:
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        return self
+
+
+class AutoscalingSpec(Spec):
+    """Each part of the endpoint scales apart; the retriever and the language model to zero where `min_replicas` is."""
+
+    ingress: ReplicaSpec = ReplicaSpec(target_ongoing_requests=32)
+    retriever: ReplicaSpec = ReplicaSpec(target_ongoing_requests=16)
+    llm: ReplicaSpec = ReplicaSpec()
+
+    @model_validator(mode="after")
+    def _somebody_answers(self) -> AutoscalingSpec:
+        if not self.ingress.min_replicas:
+            raise ValueError("ingress.min_replicas must be at least 1: it answers while the others start")
         return self
 
 
@@ -49,7 +69,9 @@ class LimitSpec(Spec):
     timeout_s: float = Field(120.0, gt=0)
     max_body_bytes: int = Field(1_000_000, ge=1)
     max_choices: int = Field(8, ge=1, le=128, description="answers to one request (`n`)")
-    max_ongoing_requests: int = Field(64, ge=1, description="above it: 429 with Retry-After")
+    max_ongoing_requests: int = Field(
+        64, ge=1, description="in one ingress replica, waiting ones counted; above it: 429 with Retry-After"
+    )
     requests_per_minute: int | None = Field(
         None, ge=1, description="of one API key, at each ingress replica; the key's own entry counts before it"
     )

@@ -26,4 +26,6 @@ def test_the_default_model_is_one_of_them():
 
 def test_replicas_are_in_order():
     with pytest.raises(ValidationError, match="min_replicas 3 is above max_replicas 2"):
-        RagSpec.model_validate({**ARGS, "autoscaling": {"min_replicas": 3, "max_replicas": 2}})
+        RagSpec.model_validate({**ARGS, "autoscaling": {"llm": {"min_replicas": 3, "max_replicas": 2}}})
+    with pytest.raises(ValidationError, match=r"ingress\.min_replicas must be at least 1"):
+        RagSpec.model_validate({**ARGS, "autoscaling": {"ingress": {"min_replicas": 0}}})
