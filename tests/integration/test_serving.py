@@ -7,7 +7,9 @@ import hashlib
 import json
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from stand_ins.otlp_collector import Collector
 from tiny_models import write_adapter, write_embedder, write_llama
 
 from tandem.artifacts.job import JobContext
@@ -36,6 +39,7 @@ DOCUMENTS = {
     "documents.jsonl#3": {"tenant": "acme", "text": "The fox of acme jumps at nine."},
     "documents.jsonl#4": {"tenant": "globex", "text": "The fox of globex jumps at ten."},
 }
+ADAPTERS = ("tuned", "other", "third")
 TENANTS = {"key-of-all": "*", "key-of-acme": "acme", "key-of-globex": "globex"}
 
 
@@ -56,6 +60,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "base": base,
         "tuned": write_adapter(folder / "tuned", base, seed=1),
         "other": write_adapter(folder / "other", base, seed=2),
+        "third": write_adapter(folder / "third", base, seed=3),
         "embedder": write_embedder(folder / "embedder"),
     }
 
@@ -120,7 +125,7 @@ def endpoint(request: pytest.FixtureRequest, indexed: Cluster, models: dict[str,
         "kind": "rag",
         "name": "app",
         "model": str(models["base"]),
-        "adapters": [{"name": name, "uri": str(models[name])} for name in ("tuned", "other")],
+        "adapters": [{"name": name, "uri": str(models[name])} for name in ADAPTERS],
         "default_model": "tuned",
         "retriever": {"collection": "serving-docs", "top_k": 2},
         "engine": {"name": request.param, "max_model_len": 512},
@@ -182,8 +187,40 @@ def test_each_model_answers_as_it_does_alone(client: openai.OpenAI, models: dict
         assert answer.usage.prompt_tokens == alone.prompt_tokens
 
 
+def test_models_mixed_in_one_batch_answer_as_each_alone(client: openai.OpenAI) -> None:
+    """Base and three adapters at once, several requests each, begun together."""
+
+    def one(model: str, number: int) -> str:
+        options = {"messages": [{"role": "user", "content": f"numbers {number} 2 3"}], "max_tokens": 12}
+        text: str = ask(client, model=model, extra_body={"retrieval": False}, **options).choices[0].message.content
+        return text
+
+    asked = [(model, number) for number in range(4) for model in ("base", "tuned", "other", "third")]
+    alone = [one(*request) for request in asked]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        together = list(threads.map(lambda request: one(*request), asked))
+    assert together == alone
+    assert len(set(alone)) == len(alone)
+
+
+def test_a_requests_spans_go_from_deployment_to_deployment(endpoint: str, collector: Collector) -> None:
+    trace = uuid.uuid4().hex
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "Authorization": "Bearer key-of-all"}
+    body = {"model": "app", "messages": [{"role": "user", "content": "fox?"}], "max_tokens": 2}
+    answer = httpx.post(f"{endpoint}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200
+    assert answer.headers["x-request-id"]
+
+    def told() -> str:
+        return " ".join(sorted(span.name for span in collector.spans if span.trace_id.hex() == trace))
+
+    assert eventually(lambda: all(part in told() for part in ("Ingress", "search", "Retriever", "LLM")), within_s=20), (
+        told()
+    )
+
+
 def test_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["app", "base", "tuned", "other", "embedder"]
+    assert [model.id for model in client.models.list()] == ["app", "base", *ADAPTERS, "embedder"]
 
 
 def test_several_answers_to_one_request(client: openai.OpenAI) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ READY_TIMEOUT_S = 60.0
 POLL_S = 0.2
 # Serve adds the node's id (56) and `/metrics.sock`; HAProxy takes socket paths of at most 97 bytes.
 HAPROXY_PATH_MAX = 97 - 57 - len("/metrics.sock")
+_EXPORTERS = "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH"
 PARTS = {"gcs_server": "gcs", "raylet": "raylet", "dashboard.py": "dashboard"}
 
 
@@ -97,9 +99,18 @@ def head_command(cluster: Cluster, temp_dir: Path, cpus: int) -> list[str]:
 def head_environment(cluster: Cluster, mark: str, temp_dir: Path) -> dict[str, str]:
     """What every process of the cluster inherits."""
     environment = os.environ | cluster.ray_env() | haproxy_environment(temp_dir / "h") | {MARK: mark}
+    environment |= tracing_environment(environment)
     # `ray start --head` refuses to start a head where this names another.
     environment.pop("RAY_ADDRESS")
     return environment
+
+
+def tracing_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Serve's tracing, where OpenTelemetry's own variables name a collector; what is set already stays."""
+    wanted = any(environment.get(f"OTEL_EXPORTER_OTLP_{which}ENDPOINT") for which in ("", "TRACES_"))
+    if not wanted or environment.get(_EXPORTERS):
+        return {}
+    return {_EXPORTERS: "tandem.serving.tracing:exporters"}
 
 
 def haproxy_environment(haproxy: Path) -> dict[str, str]:

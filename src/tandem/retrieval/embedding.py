@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from cachetools import LRUCache
 
 from tandem.artifacts.manifest import sha256_file
 from tandem.errors import ModelError
@@ -124,6 +127,43 @@ class Embedder:
             list(texts), truncation=bool(self.max_tokens), max_length=self.max_tokens or None
         )
         return sum(map(len, tokens["input_ids"]))
+
+
+class Remembering:
+    """An embedder that keeps the vectors of the last texts: questions come again.
+
+    Args:
+        embedder: Computes those that aren't kept.
+        size: How many are.
+    """
+
+    def __init__(self, embedder: Embedder | Any, size: int) -> None:
+        self._embedder = embedder
+        self._vectors: LRUCache[str, NDArray[np.float32]] = LRUCache(size)
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Remembering({self._embedder!r}, size={self._vectors.maxsize})"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `Embedder.encode`."""
+        import numpy as np
+
+        with self._lock:
+            known = {text: self._vectors[text] for text in texts if text in self._vectors}
+        missing = list(dict.fromkeys(text for text in texts if text not in known))
+        if missing or not texts:
+            computed: NDArray[np.float32] = self._embedder.encode(missing)
+            if not texts:
+                return computed
+            known |= dict(zip(missing, computed, strict=True))
+            with self._lock:
+                self._vectors.update((text, known[text]) for text in missing)
+        return np.stack([known[text] for text in texts])
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """As `Embedder.count_tokens`."""
+        return int(self._embedder.count_tokens(texts))
 
 
 def neighbours_kept(exact: NDArray[np.float32], other: NDArray[np.float32], k: int) -> float:

@@ -11,7 +11,7 @@ from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
 from tandem.retrieval.choosing import diverse, near_enough, rescored
-from tandem.retrieval.embedding import Embedder, fingerprint
+from tandem.retrieval.embedding import Embedder, Remembering, fingerprint
 from tandem.retrieval.rerank import Reranker
 from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot
 from tandem.retrieval.store import Filter, Hit, Query, VectorStore, no_such_collection
@@ -154,13 +154,16 @@ class Retriever:
         return self._embedder.encode(texts), self._embedder.count_tokens(texts)
 
 
-def open_retriever(cluster: Cluster, collection: str, rerank: RerankSpec | None = None) -> Retriever:
+def open_retriever(
+    cluster: Cluster, collection: str, rerank: RerankSpec | None = None, *, remembered: int = 0
+) -> Retriever:
     """A retriever with the embedder that the collection's index names.
 
     Args:
         cluster: Where the store and the artifacts are; for the embedded store this process must be connected to Ray.
         collection: Its name.
         rerank: For searches that rerank.
+        remembered: Questions whose vectors are kept.
 
     Raises:
         NotFoundError: No such collection, or no artifact says how it was made.
@@ -189,7 +192,8 @@ def open_retriever(cluster: Cluster, collection: str, rerank: RerankSpec | None 
             remedy="run the index job again",
         )
     reranker = Reranker(resolve(rerank.model, storage=cluster.storage)) if rerank else None
-    return Retriever(store, points, Embedder(path, snapshot.batch_size), snapshot, reranker)
+    embedder: Any = Embedder(path, snapshot.batch_size)
+    return Retriever(store, points, Remembering(embedder, remembered) if remembered else embedder, snapshot, reranker)
 
 
 def _passage(hit: Hit) -> Passage:

@@ -41,6 +41,7 @@ class Piece:
         prompt_tokens: Tokens of the prompt, in the last piece.
         completion_tokens: Tokens generated, in the last piece.
         index: Of the choice that it belongs to.
+        cached: The answer was given before.
     """
 
     text: str
@@ -48,6 +49,7 @@ class Piece:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     index: int = 0
+    cached: bool = False
 
 
 class Search(Protocol):
@@ -113,6 +115,19 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What a search gave.
+
+    Attributes:
+        found: Passages.
+        seconds: That it took, the rewriting of the question included.
+    """
+
+    found: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer that has begun.
 
@@ -124,6 +139,7 @@ class Answer:
         pieces: The text as it comes; close it to end the generation.
         choices: How many answers these are.
         per_prompt: Choices that share one prompt.
+        searched: What the search gave, where there was one.
     """
 
     id: str
@@ -133,6 +149,7 @@ class Answer:
     pieces: AsyncGenerator[Piece, None]
     choices: int
     per_prompt: int
+    searched: Searched | None = None
 
     def citations(self) -> list[dict[str, str | float]]:
         """The passages that the prompt holds."""

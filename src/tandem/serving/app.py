@@ -79,7 +79,7 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
         settings,
         str(model),
         str(keys_path(spec, cluster)),
-        retriever.bind(str(cluster.storage), settings["retriever"]),
+        retriever.bind(str(cluster.storage), settings["retriever"], spec.cache.embeddings),
         language_model,
     )
 

@@ -12,13 +12,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tandem.models.engines.protocol import GenerationRequest
-from tandem.serving.answers import Answer, CitedPassage, Embed, Generate, Piece, Search
+from tandem.serving.answer_cache import CachedGenerate
+from tandem.serving.answers import Answer, CitedPassage, Embed, Generate, Piece, Search, Searched
 from tandem.serving.api_errors import bad_request, timed_out, unknown_model
 from tandem.serving.api_keys import Caller
 from tandem.serving.condensing import condensed
 from tandem.serving.context import Prompt, fit, too_long
 from tandem.serving.merging import merged
 from tandem.serving.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from tandem.serving.tracing import span
 from tandem.specs.rag import BASE_MODEL, EMBEDDER, RagSpec
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class ChatService:
         self.spec = spec
         self._search = search
         self._embed = embed
-        self._generate = generate
+        self._generate = CachedGenerate(generate, spec.cache) if spec.cache.answers else generate
         self._count = count
 
     def models(self) -> list[str]:
@@ -78,10 +80,13 @@ class ChatService:
         deadline = self._deadline()
         adapter = self.adapter(request.model)
         max_tokens = self._max_tokens(request, request.n)
-        found = await self._before(deadline, self._passages(request, caller))
+        begun = time.perf_counter()
+        with span("search"):
+            found = await self._before(deadline, self._passages(request, caller))
+        searched = None if found is None else Searched(len(found), time.perf_counter() - begun)
         if found == [] and self.spec.conversation.nothing_found is not None:
             pieces = _said(self.spec.conversation.nothing_found, request.n)
-            return _answer("chatcmpl", request.model, pieces, choices=request.n)
+            return _answer("chatcmpl", request.model, pieces, choices=request.n, searched=searched)
         messages, passages = await self._before(
             deadline,
             asyncio.to_thread(
@@ -95,7 +100,7 @@ class ChatService:
         )
         generations = [_generation(request, messages, max_tokens, adapter, index) for index in range(request.n)]
         pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
-        answer = _answer("chatcmpl", request.model, pieces, choices=request.n, passages=passages)
+        answer = _answer("chatcmpl", request.model, pieces, choices=request.n, passages=passages, searched=searched)
         self._log(answer, messages)
         return answer
 
@@ -224,10 +229,10 @@ def _answer(
     choices: int,
     passages: Iterable[CitedPassage] = (),
     per_prompt: int | None = None,
+    searched: Searched | None = None,
 ) -> Answer:
-    return Answer(
-        f"{kind}-{uuid.uuid4().hex}", int(time.time()), model, list(passages), pieces, choices, per_prompt or choices
-    )
+    id = f"{kind}-{uuid.uuid4().hex}"
+    return Answer(id, int(time.time()), model, list(passages), pieces, choices, per_prompt or choices, searched)
 
 
 async def _said(text: str, choices: int) -> AsyncGenerator[Piece, None]:

@@ -18,6 +18,7 @@ from tandem.serving.chat import ChatService
 from tandem.serving.openapi import document
 from tandem.serving.rate_limits import Allowance, RateLimits
 from tandem.serving.requests import ChatRequest, CompletionRequest, EmbeddingRequest, parse
+from tandem.serving.signals import REQUEST_ID, Observation, Observe, request_id
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,20 +28,26 @@ if TYPE_CHECKING:
     Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(service: Callable[[], ChatService], keys: KeyRing) -> FastAPI:
+def create_app(service: Callable[[], ChatService], keys: KeyRing, observe: Observe) -> FastAPI:
     """The endpoint as an ASGI application.
 
     Args:
         service: Gives the service; asked at every request, since its settings can change while it runs.
         keys: Who may call.
+        observe: Told of every request of the API when it has ended.
     """
     endpoint = Endpoint(service, keys)
     app = FastAPI(title="Tandem", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_route("/v1/chat/completions", _guarded(endpoint.chat), methods=["POST"])
-    app.add_route("/v1/completions", _guarded(endpoint.complete), methods=["POST"])
-    app.add_route("/v1/embeddings", _guarded(endpoint.embed), methods=["POST"])
-    app.add_route("/v1/models", _guarded(endpoint.models), methods=["GET"])
-    app.add_route("/v1/models/{name}", _guarded(endpoint.model), methods=["GET"])
+    api: list[tuple[str, str, Handler]] = [
+        ("POST", "/v1/chat/completions", endpoint.chat),
+        ("POST", "/v1/completions", endpoint.complete),
+        ("POST", "/v1/embeddings", endpoint.embed),
+        ("GET", "/v1/models", endpoint.models),
+        ("GET", "/v1/models/{name}", endpoint.model),
+    ]
+    for method, path, handler in api:
+        app.add_route(path, _observed(path, handler, observe), methods=[method])
+    # Probes aren't worth a line each.
     app.add_route("/healthz", _guarded(endpoint.health), methods=["GET"])
     app.add_route("/openapi.json", _guarded(endpoint.openapi), methods=["GET"])
     page.add_routes(app)
@@ -63,7 +70,7 @@ class Endpoint:
 
         async def begin(service: ChatService, body: bytes, caller: Caller, allowance: Allowance) -> Response:
             chat = parse(ChatRequest, body)
-            return await self._sent(CHAT, chat, await service.start(chat, caller), allowance)
+            return await self._sent(CHAT, chat, await service.start(chat, caller), allowance, _seen(request))
 
         return await self._admitted(request, begin)
 
@@ -72,7 +79,7 @@ class Endpoint:
 
         async def begin(service: ChatService, body: bytes, _: Caller, allowance: Allowance) -> Response:
             text = parse(CompletionRequest, body)
-            return await self._sent(TEXT, text, await service.complete(text), allowance)
+            return await self._sent(TEXT, text, await service.complete(text), allowance, _seen(request))
 
         return await self._admitted(request, begin)
 
@@ -82,6 +89,7 @@ class Endpoint:
         async def begin(service: ChatService, body: bytes, _: Caller, allowance: Allowance) -> Response:
             wanted = parse(EmbeddingRequest, body)
             vectors, tokens = await service.embed(wanted)
+            _seen(request).model = wanted.model
             allowance.spend(tokens)
             return JSONResponse(
                 embeddings(wanted.model, vectors, tokens, wanted.encoding_format), headers=allowance.headers()
@@ -93,7 +101,7 @@ class Endpoint:
         self, request: Request, begin: Callable[[ChatService, bytes, Caller, Allowance], Awaitable[Response]]
     ) -> Response:
         """Answer within the limits; a stream's place is free again when the stream has ended."""
-        caller = self._keys.caller(request.headers.get("authorization"))
+        caller = self._caller(request)
         service = self._service()
         limits = service.spec.limits
         if self._active >= limits.max_ongoing_requests:
@@ -108,11 +116,23 @@ class Endpoint:
             if not isinstance(response, EventStream):
                 self._active -= 1
 
+    def _caller(self, request: Request) -> Caller:
+        caller = self._keys.caller(request.headers.get("authorization"))
+        _seen(request).tenant = "*" if caller.tenant is None else caller.tenant
+        return caller
+
     async def _sent(
-        self, shape: Shape, request: ChatRequest | CompletionRequest, answer: Answer, allowance: Allowance
+        self,
+        shape: Shape,
+        request: ChatRequest | CompletionRequest,
+        answer: Answer,
+        allowance: Allowance,
+        seen: Observation,
     ) -> Response:
         usage = Usage(answer.per_prompt)
-        counted = _counted(answer, usage, allowance)
+        # Only now: a name that isn't known would be a time series of its own.
+        seen.model, seen.stream, seen.searched, seen.usage = answer.model, request.stream, answer.searched, usage
+        counted = _counted(answer, usage, allowance, seen)
         response: Response | None = None
         try:
             # Before the status is sent: a failure until here still has one of its own.
@@ -136,12 +156,12 @@ class Endpoint:
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
-        self._keys.caller(request.headers.get("authorization"))
+        self._caller(request)
         return JSONResponse({"object": "list", "data": model_cards(self._service())})
 
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/NAME``."""
-        self._keys.caller(request.headers.get("authorization"))
+        self._caller(request)
         cards = {card["id"]: card for card in model_cards(self._service())}
         name = request.path_params["name"]
         if name not in cards:
@@ -166,6 +186,11 @@ class EventStream(StreamingResponse):
     def __init__(self, content: Any, *, close: Callable[[], Awaitable[None]], headers: dict[str, str]) -> None:
         super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
         self._close = close
+        self._closed: Callable[[], None] | None = None
+
+    def when_closed(self, told: Callable[[], None]) -> None:
+        """Call this at the very end."""
+        self._closed = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
@@ -173,16 +198,24 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._close()
+            if self._closed is not None:
+                self._closed()
 
 
-def _counted(answer: Answer, usage: Usage, allowance: Allowance) -> Answer:
+def _counted(answer: Answer, usage: Usage, allowance: Allowance, seen: Observation) -> Answer:
     """The answer with its tokens counted as they pass, and taken off the key's limit however it ends."""
 
     async def pieces() -> AsyncGenerator[Piece, None]:
         try:
             async for piece in answer.pieces:
+                seen.heard()
+                seen.cached = seen.cached or piece.cached
                 usage.add(piece)
                 yield piece
+        except Exception as error:
+            # In a stream the status is sent already.
+            seen.error = type(error).__name__
+            raise
         finally:
             allowance.spend(usage.total_tokens)
             await answer.pieces.aclose()
@@ -196,9 +229,41 @@ def _guarded(handler: Handler) -> Handler:
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure becomes a status, unknown ones are logged
             known = as_api_error(error)
+            _seen(request).error = known.code or known.type
             return JSONResponse(known.body(), known.status, dict(known.headers))
 
     return guarded
+
+
+def _observed(path: str, handler: Handler, observe: Observe) -> Handler:
+    """The handler, and `observe` told of what became of the request, however it ends."""
+    guarded = _guarded(handler)
+
+    async def observed(request: Request) -> Response:
+        seen = request.state.seen = Observation(request_id(request.headers.get(REQUEST_ID)), path)
+        response: Response | None = None
+        try:
+            response = await guarded(request)
+            seen.status = response.status_code
+            response.headers[REQUEST_ID] = seen.id
+            return response
+        finally:
+            if isinstance(response, EventStream):
+                response.when_closed(lambda: seen.ended(observe))
+            else:
+                # No response: the client is gone, as nginx says it.
+                seen.status = seen.status or 499
+                seen.ended(observe)
+
+    return observed
+
+
+def _seen(request: Request) -> Observation:
+    """What is known of a request so far."""
+    if not hasattr(request.state, "seen"):
+        request.state.seen = Observation("", request.url.path)  # of a path that nobody observes
+    seen: Observation = request.state.seen
+    return seen
 
 
 async def _no_such_page(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from tandem.models.engines.protocol import GenerationRequest
 from tandem.serving.answers import CitedPassage, Piece
 from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
+from tandem.serving.signals import Meter, Observation, log
 from tandem.specs.rag import RagSpec, RetrieverSpec
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ FOLLOW_S = 5.0  # between two looks at what the collection's name stands for
 RETRIEVER_THREADS = 4  # at most: one short question gains nothing from more
 _PLAIN = {"request_serialization": "pickle", "response_serialization": "pickle"}  # a third of cloudpickle's time
 # May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas.
-RECONFIGURABLE = frozenset({"conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"})
+RECONFIGURABLE = frozenset({"cache", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"})
 
 
 class Ingress:
@@ -83,11 +85,12 @@ class Ingress:
             spec = RagSpec.model_validate({**self._spec, **user_config})
         except ValidationError as error:
             raise SpecError(str(error), where="user_config", remedy="what was before stays") from None
-        for field in ("collection", "rerank"):
-            if getattr(spec.retriever, field) != getattr(self._service.spec.retriever, field):
+        for field in ("retriever.collection", "retriever.rerank", "cache.embeddings"):
+            of = attrgetter(field)
+            if of(spec) != of(self._service.spec):
                 raise SpecError(
-                    f"another {field} needs a new retriever",
-                    where=f"user_config.retriever.{field}",
+                    f"another {field.partition('.')[2]} needs a new retriever",
+                    where=f"user_config.{field}",
                     remedy="change the application's args",
                 )
         self._service = self._build(spec)
@@ -99,7 +102,13 @@ class Ingress:
         """The ASGI application of this replica; Ray Serve asks for it by this name."""
         from tandem.serving.http import create_app
 
-        return create_app(lambda: self._service, self._keys)
+        meter = Meter(self._service.spec.name)
+
+        def observe(seen: Observation) -> None:
+            log(seen)
+            meter(seen)
+
+        return create_app(lambda: self._service, self._keys, observe)
 
     async def _search(
         self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None
@@ -134,9 +143,10 @@ class Retriever:
     Args:
         storage: The cluster's storage folder.
         spec: What is searched, and with which reranker, as JSON types; how, each search says.
+        remembered: Questions whose vectors are kept.
     """
 
-    def __init__(self, storage: str, spec: dict[str, Any]) -> None:
+    def __init__(self, storage: str, spec: dict[str, Any], remembered: int) -> None:
         import torch
         from ray import serve
 
@@ -144,6 +154,7 @@ class Retriever:
         torch.set_num_threads(min(RETRIEVER_THREADS, cores()))
         self._cluster = Cluster.load(Path(storage))
         self._spec = RetrieverSpec.model_validate(spec)
+        self._remembered = remembered
         self._retriever = self._open()
         self._look_at = time.monotonic() + FOLLOW_S
         self._following: asyncio.Task[None] | None = None
@@ -199,4 +210,4 @@ class Retriever:
     def _open(self) -> IndexRetriever:
         from tandem.retrieval.retriever import open_retriever
 
-        return open_retriever(self._cluster, self._spec.collection, self._spec.rerank)
+        return open_retriever(self._cluster, self._spec.collection, self._spec.rerank, remembered=self._remembered)

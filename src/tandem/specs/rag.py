@@ -101,6 +101,18 @@ class ConversationSpec(Spec):
     )
 
 
+class CacheSpec(Spec):
+    """What a replica remembers."""
+
+    answers: int = Field(
+        0,
+        ge=0,
+        description="answers in each ingress replica, by prompt, adapter and sampling; sampled ones need a seed",
+    )
+    answers_ttl_s: float = Field(600.0, gt=0)
+    embeddings: int = Field(1000, ge=0, description="questions' vectors in each retriever replica")
+
+
 class RagSpec(Spec):
     """A base model, its adapters, and the collection that grounds them."""
 
@@ -119,6 +131,7 @@ class RagSpec(Spec):
     gpus_per_replica: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     autoscaling: AutoscalingSpec = AutoscalingSpec()
     limits: LimitSpec = LimitSpec()
+    cache: CacheSpec = CacheSpec()
     api_keys: str | None = Field(
         None, description="JSON file of {sha256 of key: tenant, or tenant and limits}; default: the cluster's own"
     )

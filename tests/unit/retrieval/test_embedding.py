@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from tiny_models import write_embedder
 
 from tandem.errors import ModelError
-from tandem.retrieval.embedding import Embedder, configured_dimension, fingerprint, neighbours_kept
+from tandem.retrieval.embedding import Embedder, Remembering, configured_dimension, fingerprint, neighbours_kept
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,29 @@ def test_neighbours_are_kept_by_equal_vectors_and_lost_by_others() -> None:
     moved = plane.copy()
     moved[1] = [-1, 0]
     assert neighbours_kept(plane, moved, 1) == 0.75
+
+
+class Counting:
+    """Embeds a text as its length, and counts what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        self.asked += texts
+        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32).reshape(len(texts), 2)
+
+
+def test_questions_that_come_again_are_not_embedded_again() -> None:
+    embedder = Counting()
+    remembering = Remembering(embedder, 3)
+    first = remembering.encode(["a", "bb", "a"])
+    assert first.tolist() == [[1, 1], [2, 1], [1, 1]]
+    assert remembering.encode(["bb", "ccc"]).tolist() == [[2, 1], [3, 1]]
+    assert embedder.asked == ["a", "bb", "ccc"]
+    remembering.encode(["dddd"])  # "a" has not been asked for the longest
+    remembering.encode(["bb", "a"])
+    assert embedder.asked == ["a", "bb", "ccc", "dddd", "a"]
+    many = [str(number) * 5 for number in range(9)]
+    assert remembering.encode(many).shape == (9, 2)
+    assert remembering.encode([]).shape == (0, 2)

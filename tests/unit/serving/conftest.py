@@ -14,6 +14,7 @@ from unit.serving.fakes import FakeEmbedder, FakeLlm, FakePassage, FakeSearch
 from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
 from tandem.serving.http import create_app
+from tandem.serving.signals import Observation
 from tandem.specs.rag import RagSpec
 
 KEYS = {"key-of-all": "*", "key-of-acme": "acme", "key-of-none": None}
@@ -34,6 +35,7 @@ class Endpoint:
     search: FakeSearch
     llm: FakeLlm
     embedder: FakeEmbedder
+    seen: list[Observation]
 
     @asynccontextmanager
     async def client(self, key: str = "key-of-all") -> AsyncIterator[httpx.AsyncClient]:
@@ -75,7 +77,8 @@ def make_endpoint(keys_file: Path) -> Callable[..., Endpoint]:
             generate=llm,
             count=words,
         )
-        return Endpoint(create_app(lambda: service, KeyRing(keys_file)), search, llm, embedder)
+        seen: list[Observation] = []
+        return Endpoint(create_app(lambda: service, KeyRing(keys_file), seen.append), search, llm, embedder, seen)
 
     return make
 

@@ -42,8 +42,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
     """The retrievers that were opened."""
     found: list[Index] = []
 
-    def open_retriever(cluster: Cluster, collection: str, rerank: object) -> Index:
-        assert (collection, rerank) == ("docs", None)
+    def open_retriever(cluster: Cluster, collection: str, rerank: object, *, remembered: int) -> Index:
+        assert (collection, rerank, remembered) == ("docs", None, 7)
         found.append(Index(f"docs-{len(found)}"))
         return found[-1]
 
@@ -61,7 +61,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_questions_that_come_together_are_searched_together_by_their_settings(opened: list[Index]) -> None:
-    retriever = Retriever("storage", {"collection": "docs"})
+    retriever = Retriever("storage", {"collection": "docs"}, 7)
     two, three = SearchSpec(top_k=2), SearchSpec(top_k=3)
     calls = [("a", (two, None, "null")), ("b", (three, "red", "null")), ("c", (two, None, "null"))]
     found = asyncio.run(retriever._search(calls))
@@ -90,7 +90,7 @@ def test_a_retriever_follows_its_collections_name(opened: list[Index]) -> None:
         with pytest.raises(NotFoundError):
             await ask()
 
-    retriever = Retriever("storage", {"collection": "docs"})
+    retriever = Retriever("storage", {"collection": "docs"}, 7)
     asyncio.run(story())
 
 
@@ -119,6 +119,7 @@ def test_what_a_running_replica_takes_over(ingress: Ingress) -> None:
         ({"model": "other"}, "can't change while it runs: model"),
         ({"retriever": {"collection": "docs", "top_k": "many"}}, r"retriever\.top_k"),
         ({"retriever": {"collection": "others"}}, "another collection needs a new retriever"),
+        ({"cache": {"embeddings": 3}}, "another embeddings needs a new retriever"),
         ({"retriever": {"collection": "docs", "rerank": {"model": "m"}}}, "another rerank needs a new retriever"),
     ],
 )
