@@ -16,7 +16,7 @@ from tandem.specs.rag import CacheSpec
 
 
 class CachedGenerate:
-    """A language model that remembers its answers, for requests whose answer is decided: greedy ones, and those with a seed.
+    """A language model that remembers its answers to requests that decide them: greedy ones, and those with a seed.
 
     The key is the whole prompt, passages included, with adapter and sampling: another state of the index, another
     tenant's passages or another prompt make another key, and nothing needs to be forgotten when one of them changes.

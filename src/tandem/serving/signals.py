@@ -1,6 +1,6 @@
 """What is known of a request when it has ended: a line in the log, Ray's metrics and, while it runs, spans.
 
-Spans are OpenTelemetry's and cost nothing until Ray Serve's tracing is on; Serve's own go from deployment to deployment.
+Spans are OpenTelemetry's and cost nothing until Ray Serve's tracing is on; its own go from deployment to deployment.
 """
 
 from __future__ import annotations
