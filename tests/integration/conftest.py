@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stand_ins.documents import DOCUMENTS, TENANTS
 from stand_ins.otlp_collector import Collector, collecting
+from tiny_models import write_adapter, write_embedder, write_llama
 
+from tandem.artifacts.job import JobContext
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.orchestrator.ray_head import haproxy_environment, tracing_environment
+from tandem.specs import IndexSpec
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +72,44 @@ def ray_cluster(collector: Collector) -> Iterator[Cluster]:
         ray.shutdown()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def endpoint_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base model with adapters, and an embedder: tiny, with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    base = write_llama(folder / "base", hidden=128)
+    return {
+        "base": base,
+        "tuned": write_adapter(folder / "tuned", base, seed=1),
+        "other": write_adapter(folder / "other", base, seed=2),
+        "third": write_adapter(folder / "third", base, seed=3),
+        "embedder": write_embedder(folder / "embedder"),
+    }
+
+
+@pytest.fixture(scope="session")
+def indexed(
+    ray_cluster: Cluster, endpoint_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Cluster:
+    """The cluster, with a collection of `DOCUMENTS` and the keys of `TENANTS`."""
+    from tandem.retrieval import job
+
+    docs = tmp_path_factory.mktemp("docs")
+    rows = [{"id": source.rpartition("#")[2], **row} for source, row in DOCUMENTS.items()]
+    (docs / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = IndexSpec.model_validate(
+        {
+            "kind": "index",
+            "name": "serving-docs",
+            "sources": [str(docs)],
+            "embedder": {"model": str(endpoint_models["embedder"])},
+            "tenant_field": "tenant",
+        }
+    )
+    folder = ray_cluster.storage / "jobs" / "serving-docs-1"
+    folder.mkdir(parents=True)
+    job.run(spec, JobContext("serving-docs-1", spec.name, folder, ray_cluster.storage, ray_cluster))
+    hashed = {hashlib.sha256(key.encode()).hexdigest(): tenant for key, tenant in TENANTS.items()}
+    (ray_cluster.storage / "api-keys.json").write_text(json.dumps(hashed))
+    return ray_cluster

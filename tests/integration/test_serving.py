@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import socket
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,80 +17,16 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from stand_ins.documents import ADAPTERS, DOCUMENTS, eventually
 from stand_ins.otlp_collector import Collector
-from tiny_models import write_adapter, write_embedder, write_llama
 
-from tandem.artifacts.job import JobContext
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.config.machine import read_processor
 from tandem.models.engines import GenerationRequest, open_engine
 from tandem.models.engines.hardware import vllm_obstacle
+from tandem.orchestrator.processes import free_port
 from tandem.serving.openapi import document
-from tandem.specs import IndexSpec
 from tandem.specs.compare import EngineSpec
-
-DOCUMENTS = {
-    "documents.jsonl#1": {"tenant": "acme", "text": "The quick brown fox jumps over the lazy dog."},
-    "documents.jsonl#2": {"tenant": "acme", "text": "Tandem trains and retrieves."},
-    "documents.jsonl#3": {"tenant": "acme", "text": "The fox of acme jumps at nine."},
-    "documents.jsonl#4": {"tenant": "globex", "text": "The fox of globex jumps at ten."},
-}
-ADAPTERS = ("tuned", "other", "third")
-TENANTS = {"key-of-all": "*", "key-of-acme": "acme", "key-of-globex": "globex"}
-
-
-def eventually(condition: Callable[[], bool], *, within_s: float) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    base = write_llama(folder / "base", hidden=128)
-    return {
-        "base": base,
-        "tuned": write_adapter(folder / "tuned", base, seed=1),
-        "other": write_adapter(folder / "other", base, seed=2),
-        "third": write_adapter(folder / "third", base, seed=3),
-        "embedder": write_embedder(folder / "embedder"),
-    }
-
-
-@pytest.fixture(scope="module")
-def indexed(ray_cluster: Cluster, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """The cluster, with a collection of `DOCUMENTS` and the keys of `TENANTS`."""
-    from tandem.retrieval import job
-
-    docs = tmp_path_factory.mktemp("docs")
-    rows = [{"id": source.rpartition("#")[2], **row} for source, row in DOCUMENTS.items()]
-    (docs / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = IndexSpec.model_validate(
-        {
-            "kind": "index",
-            "name": "serving-docs",
-            "sources": [str(docs)],
-            "embedder": {"model": str(models["embedder"])},
-            "tenant_field": "tenant",
-        }
-    )
-    folder = ray_cluster.storage / "jobs" / "serving-docs-1"
-    folder.mkdir(parents=True)
-    job.run(spec, JobContext("serving-docs-1", spec.name, folder, ray_cluster.storage, ray_cluster))
-    hashed = {hashlib.sha256(key.encode()).hexdigest(): tenant for key, tenant in TENANTS.items()}
-    (ray_cluster.storage / "api-keys.json").write_text(json.dumps(hashed))
-    return ray_cluster
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def engine_processes(storage: Path) -> list[psutil.Process]:
@@ -111,7 +43,7 @@ def engine_processes(storage: Path) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module", params=["transformers", "vllm"])
-def endpoint(request: pytest.FixtureRequest, indexed: Cluster, models: dict[str, Path]) -> Iterator[str]:
+def endpoint(request: pytest.FixtureRequest, indexed: Cluster, endpoint_models: dict[str, Path]) -> Iterator[str]:
     from ray import serve
 
     from tandem.serving.app import build
@@ -124,8 +56,8 @@ def endpoint(request: pytest.FixtureRequest, indexed: Cluster, models: dict[str,
     args: dict[str, Any] = {
         "kind": "rag",
         "name": "app",
-        "model": str(models["base"]),
-        "adapters": [{"name": name, "uri": str(models[name])} for name in ADAPTERS],
+        "model": str(endpoint_models["base"]),
+        "adapters": [{"name": name, "uri": str(endpoint_models[name])} for name in ADAPTERS],
         "default_model": "tuned",
         "retriever": {"collection": "serving-docs", "top_k": 2},
         "engine": {"name": request.param, "max_model_len": 512},
@@ -169,11 +101,15 @@ def test_a_stream_gives_the_same_text(client: openai.OpenAI) -> None:
     assert last.citations == whole.citations
 
 
-def test_each_model_answers_as_it_does_alone(client: openai.OpenAI, models: dict[str, Path], tmp_path: Path) -> None:
+def test_each_model_answers_as_it_does_alone(
+    client: openai.OpenAI, endpoint_models: dict[str, Path], tmp_path: Path
+) -> None:
     """Base and adapters, mixed in one server, give what transformers gives with that adapter alone."""
     question = "numbers 0 1 2 3"
     engine = open_engine(
-        EngineSpec(name="transformers", max_model_len=512), models["base"], {n: models[n] for n in ("tuned", "other")}
+        EngineSpec(name="transformers", max_model_len=512),
+        endpoint_models["base"],
+        {n: endpoint_models[n] for n in ("tuned", "other")},
     )
     system = "Answer the question as briefly as you can. Give the answer alone, without explanation."
     messages = [{"role": "system", "content": system}, {"role": "user", "content": f"Question: {question}"}]
@@ -256,11 +192,11 @@ def test_a_text_is_gone_on_from(client: openai.OpenAI) -> None:
     assert both.choices[1].index == 1
 
 
-def test_embeddings_are_the_retrievers(client: openai.OpenAI, models: dict[str, Path]) -> None:
+def test_embeddings_are_the_retrievers(client: openai.OpenAI, endpoint_models: dict[str, Path]) -> None:
     from tandem.retrieval.embedding import Embedder
 
     texts = ["The quick brown fox", "Tandem"]
-    expected = Embedder(models["embedder"], 8).encode(texts)
+    expected = Embedder(endpoint_models["embedder"], 8).encode(texts)
     for options in ({}, {"encoding_format": "float"}):  # by itself the client asks for base64, and decodes it
         answer = client.embeddings.create(model="embedder", input=texts, **options)
         assert answer.usage.total_tokens > 0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def exporters(_: str = "") -> list[Any]:
+def exporters() -> list[Any]:
     """Span processors that send to the collector of OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT` …)."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
