@@ -136,7 +136,7 @@ def test_models_mixed_in_one_batch_answer_as_each_alone(client: openai.OpenAI) -
     with ThreadPoolExecutor(len(asked)) as threads:
         together = list(threads.map(lambda request: one(*request), asked))
     assert together == alone
-    assert len(set(alone)) == len(alone)
+    assert len(set(alone[:4])) == 4  # or they would be one and the same model
 
 
 def test_a_requests_spans_go_from_deployment_to_deployment(endpoint: str, collector: Collector) -> None:

