@@ -146,7 +146,7 @@ def deploy(cluster: Cluster, models: dict[str, Path], *, prompt: str) -> str:
     from tandem.serving.app import build
 
     serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
-    two = {"min_replicas": 2, "max_replicas": 2}
+    two = {"min_replicas": 2, "max_replicas": 2, "max_surge_percent": 100}
     args: dict[str, Any] = {
         "kind": "rag",
         "name": "soak",

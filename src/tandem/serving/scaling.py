@@ -18,10 +18,11 @@ def replica_options(spec: ReplicaSpec) -> dict[str, Any]:
     Args:
         spec: Between how many, and when.
     """
-    options: dict[str, Any] = {"max_ongoing_requests": spec.max_ongoing_requests}
+    of_deployment = {"max_ongoing_requests", "max_surge_percent"}
+    options: dict[str, Any] = spec.model_dump(include=of_deployment)
     if spec.min_replicas == spec.max_replicas:
         return options | {"num_replicas": spec.min_replicas}
-    settings = spec.model_dump(exclude={"max_ongoing_requests", "max_queue_age_s"})
+    settings = spec.model_dump(exclude={*of_deployment, "max_queue_age_s"})
     policy = {
         "policy_function": f"{ByLoadAndQueueAge.__module__}:{ByLoadAndQueueAge.__name__}",
         "policy_kwargs": {"max_queue_age_s": spec.max_queue_age_s},

@@ -37,6 +37,9 @@ class ReplicaSpec(Spec):
     max_queue_age_s: float = Field(
         5.0, gt=0, description="requests that wait longer without a break ask for one replica more, whatever the load"
     )
+    max_surge_percent: int = Field(
+        0, ge=0, le=100, description="new replicas beside the old ones in a redeploy; 0: old ones are stopped first"
+    )
     upscale_delay_s: float = Field(5.0, ge=0)
     downscale_delay_s: float = Field(120.0, ge=0)
 
@@ -50,8 +53,8 @@ class ReplicaSpec(Spec):
 class AutoscalingSpec(Spec):
     """Each part of the endpoint scales apart; the retriever and the language model to zero where `min_replicas` is."""
 
-    ingress: ReplicaSpec = ReplicaSpec(target_ongoing_requests=32)
-    retriever: ReplicaSpec = ReplicaSpec(target_ongoing_requests=16)
+    ingress: ReplicaSpec = ReplicaSpec(target_ongoing_requests=32, max_surge_percent=100)
+    retriever: ReplicaSpec = ReplicaSpec(target_ongoing_requests=16, max_surge_percent=100)
     llm: ReplicaSpec = ReplicaSpec()
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from tandem.specs.rag import ReplicaSpec
 def test_replicas_are_fixed_or_between_two_numbers() -> None:
     assert replica_options(ReplicaSpec(min_replicas=2, max_replicas=2)) == {
         "max_ongoing_requests": 64,
+        "max_surge_percent": 0,
         "num_replicas": 2,
     }
     options = replica_options(ReplicaSpec(min_replicas=0, max_replicas=3, max_queue_age_s=2, max_ongoing_requests=9))
