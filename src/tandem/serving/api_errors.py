@@ -118,7 +118,8 @@ def as_api_error(error: Exception) -> ApiError:
 
 def _known(error: Exception) -> ApiError | None:
     if isinstance(error, StoreError | UnreachableError):
-        return unavailable("The document store can't be reached. Try again shortly.")
+        what = "The document store" if isinstance(error, StoreError) else "A part that the endpoint needs"
+        return unavailable(f"{what} can't be reached. Try again shortly.")
     if isinstance(error, NotFoundError | ModelError | DataError | SpecError):
         # A model, a collection or a file of ours: its name and place are nothing to the caller, who can't mend it.
         return unavailable("A part of the endpoint is missing; its log says which.")

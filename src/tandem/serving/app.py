@@ -15,7 +15,8 @@ from tandem.errors import SpecError
 from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, vllm_obstacle
 from tandem.models.loading import adapter_path, model_path
 from tandem.serving.scaling import replica_options
-from tandem.specs.rag import BASE_MODEL, RagSpec
+from tandem.specs.compare import EngineSpec
+from tandem.specs.rag import BASE_MODEL, RagSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -108,10 +109,15 @@ def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Ap
     import ray
     from ray import serve
 
+    if isinstance(spec.engine, UpstreamSpec):
+        from tandem.serving.upstream import UpstreamServer
+
+        options = {**replica_options(spec.autoscaling.llm), "ray_actor_options": {"num_cpus": SMALL_CPUS}}
+        return serve.deployment(UpstreamServer).options(name="LLM", **options).bind(spec.engine.canonical())
     gpus = spec.gpus_per_replica
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-    engine = _engine_name(spec, gpus)
+    engine = _engine_name(spec.name, spec.engine, gpus)
     common = {
         **replica_options(spec.autoscaling.llm),
         "graceful_shutdown_timeout_s": spec.limits.timeout_s,
@@ -133,13 +139,13 @@ def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Ap
     return server.bind(spec.engine.canonical(), str(model), folders)
 
 
-def _engine_name(spec: RagSpec, gpus: float) -> EngineName:
+def _engine_name(app: str, engine: EngineSpec, gpus: float) -> EngineName:
     # Judged where the application is built. With GPUs that is the head, which may have none: vLLM then shows itself
     # on the replica.
     processor = read_processor()
-    obstacle = None if spec.engine.name == "transformers" or gpus else vllm_obstacle(processor)
-    name, reason = choose_engine(spec.engine.name, obstacle)
-    logger.info("endpoint %s: engine %s (%s)", spec.name, name, reason)
+    obstacle = None if engine.name == "transformers" or gpus else vllm_obstacle(processor)
+    name, reason = choose_engine(engine.name, obstacle)
+    logger.info("endpoint %s: engine %s (%s)", app, name, reason)
     return name
 
 
@@ -159,10 +165,12 @@ def vllm_config(
 
     from tandem.models.engines.vllm import engine_options, environment
 
+    engine = spec.engine
+    assert isinstance(engine, EngineSpec)
     on_gpu = gpus > 0
-    options = engine_options(spec.engine, adapters, dtype="float32", on_gpu=on_gpu)
+    options = engine_options(engine, adapters, dtype="float32", on_gpu=on_gpu)
     # A GPU's number type is chosen by vLLM where the GPU is.
-    options["dtype"] = spec.engine.dtype if on_gpu else choose_dtype(spec.engine.dtype, read_processor(), engine="vllm")
+    options["dtype"] = engine.dtype if on_gpu else choose_dtype(engine.dtype, read_processor(), engine="vllm")
     bundle = {"CPU": spec.cpus_per_replica} | ({"GPU": gpus} if on_gpu else {})
     return LLMConfig(
         model_loading_config={"model_id": BASE_MODEL, "model_source": str(model)},
@@ -170,5 +178,5 @@ def vllm_config(
         # The bundle counts the replica's processors already; the replica actor itself would add one more.
         deployment_config={**deployment, "ray_actor_options": {"num_cpus": 0}},
         placement_group_config={"bundles": [bundle]},
-        runtime_env={"env_vars": environment(spec.engine, on_gpu=on_gpu)},
+        runtime_env={"env_vars": environment(engine, on_gpu=on_gpu)},
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from tandem.specs.base import Name, PromptSpec, Spec, Uri
 from tandem.specs.compare import EngineSpec
@@ -116,6 +116,29 @@ class CacheSpec(Spec):
     embeddings: int = Field(1000, ge=0, description="questions' vectors in each retriever replica")
 
 
+class UpstreamSpec(Spec):
+    """Somebody else's OpenAI-compatible API; `model` of the application then only lends its tokenizer, to count."""
+
+    name: Literal["upstream"]
+    url: str = Field(pattern=r"^https?://", description="with its path: https://host/v1")
+    model: str = Field(min_length=1, description="the model's name there")
+    api_key_env: str | None = Field(None, description="the variable that holds the key where replicas run")
+    max_model_len: int = Field(4096, ge=64, description="tokens of prompt and answer together")
+    max_retries: int = Field(2, ge=0, le=10, description="of what fails before the first piece")
+    breaker_failures: int = Field(5, ge=1, description="after so many in a row it isn't asked for a while")
+    breaker_pause_s: float = Field(30.0, gt=0)
+
+
+def _engine_kind(engine: Any) -> str:
+    name = engine.get("name") if isinstance(engine, dict) else getattr(engine, "name", None)
+    return "upstream" if name == "upstream" else "own"
+
+
+Engine = Annotated[
+    Annotated[EngineSpec, Tag("own")] | Annotated[UpstreamSpec, Tag("upstream")], Discriminator(_engine_kind)
+]
+
+
 class RagSpec(Spec):
     """A base model, its adapters, and the collection that grounds them."""
 
@@ -129,7 +152,7 @@ class RagSpec(Spec):
     retriever: RetrieverSpec
     prompt: PromptSpec = PromptSpec()
     conversation: ConversationSpec = ConversationSpec()
-    engine: EngineSpec = EngineSpec()
+    engine: Engine = EngineSpec()
     cpus_per_replica: float = Field(1, ge=0)
     gpus_per_replica: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     autoscaling: AutoscalingSpec = AutoscalingSpec()
@@ -142,6 +165,8 @@ class RagSpec(Spec):
 
     @model_validator(mode="after")
     def _models_are_told_apart(self) -> RagSpec:
+        if self.adapters and isinstance(self.engine, UpstreamSpec):
+            raise ValueError("adapters: an upstream has models of its own; deploy an application for each")
         adapters = [adapter.name for adapter in self.adapters]
         taken = {self.name, BASE_MODEL, EMBEDDER}
         for name in adapters:

@@ -1,0 +1,86 @@
+"""A stand-in for somebody's OpenAI-compatible API over real HTTP, with faults on request."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+WORDS = ("Forty", "-two", ".")
+
+
+@dataclass
+class Upstream:
+    """What was asked, and what goes wrong next.
+
+    Attributes:
+        faults: Statuses of the next answers; ``cut`` breaks a stream off after its first piece.
+    """
+
+    url: str = ""
+    faults: list[int | str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+
+def build(state: Upstream) -> FastAPI:
+    app = FastAPI()
+
+    @app.post("/v1/{path:path}")
+    async def answer(path: str, request: Request) -> Response:
+        body = await request.json()
+        state.bodies.append({"path": path, **body})
+        state.keys.append(request.headers.get("authorization"))
+        fault = state.faults.pop(0) if state.faults else None
+        if isinstance(fault, int):
+            return JSONResponse({"error": {"message": f"fault {fault}"}}, fault, {"retry-after-ms": "1"})
+        chat = path == "chat/completions"
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        head = {"id": "x", "created": 0, "model": body["model"], "object": "chat.completion" if chat else "text"}
+        if not body.get("stream"):
+            text = "".join(WORDS)
+            choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+            return JSONResponse(
+                {**head, "choices": [{"index": 0, "finish_reason": "length", **choice}], "usage": usage}
+            )
+
+        async def events() -> AsyncIterator[str]:
+            for word in WORDS:
+                part = {"delta": {"content": word}} if chat else {"text": word}
+                yield f"data: {json.dumps({**head, 'choices': [{'index': 0, 'finish_reason': None, **part}]})}\n\n"
+                if fault == "cut":
+                    yield f"data: {json.dumps({'error': {'message': 'broken'}})}\n\n"
+                    return
+            last = {"delta": {}} if chat else {"text": ""}
+            yield f"data: {json.dumps({**head, 'choices': [{'index': 0, 'finish_reason': 'stop', **last}]})}\n\n"
+            yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    return app
+
+
+@contextmanager
+def running() -> Iterator[Upstream]:
+    """Start it on a free loopback port, and stop it at the end."""
+    state = Upstream()
+    server = uvicorn.Server(uvicorn.Config(build(state), host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
+    socket = server.config.bind_socket()
+    socket.listen()
+    state.url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        socket.close()
