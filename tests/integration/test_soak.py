@@ -28,7 +28,7 @@ from tandem.config.cluster import Cluster
 from tandem.orchestrator.processes import free_port
 from tandem.retrieval.actor import NAME as STORE
 
-SOAK_S = float(os.environ.get("TANDEM_SOAK_S", "50"))
+SOAK_S = float(os.environ.get("TANDEM_SOAK_S", "40"))
 LONG = SOAK_S >= 300
 KILL_EVERY_S = 30 if LONG else 10
 STORE_STOPPED_S = 20 if LONG else 5
