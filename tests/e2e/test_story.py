@@ -149,6 +149,19 @@ def test_deploy_and_ask_as_openai_does(home: Home) -> None:
     assert [c["id"] for c in asked["citations"]] != []
 
 
+def test_what_can_change_while_it_runs_costs_no_replica(home: Home) -> None:
+    def replicas() -> set[int]:
+        return {p.pid for p in psutil.process_iter() if "ServeReplica:rag" in "".join(p.cmdline()[:1])}
+
+    before = replicas()
+    assert len(before) == 3
+    home.tandem("deploy", "rag.yaml", "applications.0.args.retriever.top_k=1")
+    asked = home.json("ask", "How deep is Corran?")
+    assert isinstance(asked, dict)
+    assert len(asked["citations"]) == 1
+    assert replicas() == before
+
+
 def test_endpoint_refuses_a_wrong_key(home: Home) -> None:
     with pytest.raises(openai.AuthenticationError):
         client(home).with_options(api_key="wrong").models.list()

@@ -8,12 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from tandem.artifacts.manifest import latest, read_manifest
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import InputError, NotFoundError, TandemError, UnreachableError
 from tandem.orchestrator.ray_jobs import HttpRayJobs
+from tandem.specs.rag import RagSpec
 
 APPLICATIONS = "/api/serve/applications/"
+ENDPOINT = "tandem.serving.app:build"
+INGRESS = "Ingress"
 # The first call starts Serve's controller.
 SERVE_TIMEOUT_S = 60.0
 # What Serve says of a deployment whose replica raised in its constructor; it goes on trying for minutes.
@@ -61,6 +66,35 @@ def merged(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, A
     names = {application["name"] for application in wanted["applications"]}
     kept = [config for name, config in deployed(current).items() if name not in names]
     return {**wanted, "applications": [*kept, *wanted["applications"]]}
+
+
+def in_place(current: Mapping[str, Any], application: Mapping[str, Any]) -> dict[str, Any]:
+    """An application's config such that what can change while it runs changes so, without new replicas.
+
+    Serve takes other `args` for other code and replaces every replica. Where a running application of ours differs
+    from the wanted one only in what its ingress can take over, its `args` stay, and the ingress's `user_config` says
+    the rest.
+
+    Args:
+        current: What Serve's GET returned.
+        application: The wanted one, of a Serve config.
+    """
+    wanted = dict(application)
+    running = (current.get("applications") or {}).get(wanted["name"]) or {}
+    before = running.get("deployed_app_config") or {}
+    if running.get("status") != "RUNNING" or wanted.get("import_path") != ENDPOINT or wanted.get("deployments"):
+        return wanted
+    if any(before.get(key) != value for key, value in wanted.items() if key not in ("args", "deployments")):
+        return wanted
+    try:
+        old, new = (RagSpec.model_validate(config.get("args")) for config in (before, wanted))
+    except ValidationError:
+        # Whatever is wrong with it, the application says when it is built.
+        return wanted
+    if new.needs_new_replicas(old) or (new == old and not before.get("deployments")):
+        return wanted
+    # Serve fills a deployment's other options from what is there.
+    return {**wanted, "args": before["args"], "deployments": [{"name": INGRESS, "user_config": new.user_config()}]}
 
 
 def deployed(current: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -164,7 +198,9 @@ class Deployer:
         """
         pinned = pin_artifacts(dict(config), self._cluster)
         with self._changing:
-            wanted = merged(self._current(), pinned)
+            current = self._current()
+            applications = [in_place(current, application) for application in pinned["applications"]]
+            wanted = merged(current, {**pinned, "applications": applications})
             if taken := clashes(wanted):
                 raise InputError(
                     f"two applications have the route {', '.join(taken)}",

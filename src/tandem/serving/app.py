@@ -57,7 +57,7 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
     """
     from ray import serve
 
-    from tandem.serving.replicas import RECONFIGURABLE, Ingress, Retriever
+    from tandem.serving.replicas import Ingress, Retriever
 
     settings = spec.canonical()
     # Above the limit that the ingress itself keeps, so that it can answer 429 instead of letting requests queue.
@@ -69,7 +69,7 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
         **replica_options(admitted),
         ray_actor_options={"num_cpus": SMALL_CPUS},
         graceful_shutdown_timeout_s=spec.limits.timeout_s,
-        user_config={name: settings[name] for name in sorted(RECONFIGURABLE)},
+        user_config=spec.user_config(),
     )
     retriever = serve.deployment(Retriever).options(
         name="Retriever",

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from tandem.serving.answers import CitedPassage, Piece
 from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
 from tandem.serving.signals import Meter, Observation, log
-from tandem.specs.rag import RagSpec, RetrieverSpec
+from tandem.specs.rag import RECONFIGURABLE, RagSpec, RetrieverSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +42,6 @@ RETRIEVER_BATCH = 32
 FOLLOW_S = 5.0  # between two looks at what the collection's name stands for
 RETRIEVER_THREADS = 4  # at most: one short question gains nothing from more
 _PLAIN = {"request_serialization": "pickle", "response_serialization": "pickle"}  # a third of cloudpickle's time
-# May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas.
-RECONFIGURABLE = frozenset({"cache", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"})
 
 
 class Ingress:
@@ -85,14 +82,12 @@ class Ingress:
             spec = RagSpec.model_validate({**self._spec, **user_config})
         except ValidationError as error:
             raise SpecError(str(error), where="user_config", remedy="what was before stays") from None
-        for field in ("retriever.collection", "retriever.rerank", "cache.embeddings"):
-            of = attrgetter(field)
-            if of(spec) != of(self._service.spec):
-                raise SpecError(
-                    f"another {field.partition('.')[2]} needs a new retriever",
-                    where=f"user_config.{field}",
-                    remedy="change the application's args",
-                )
+        if places := spec.needs_new_replicas(self._service.spec):
+            raise SpecError(
+                f"can't change while it runs: {', '.join(places)}",
+                where="user_config",
+                remedy="change the application's args",
+            )
         self._service = self._build(spec)
 
     def _build(self, spec: RagSpec) -> ChatService:

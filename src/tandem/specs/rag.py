@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -12,6 +13,10 @@ from tandem.specs.search import SearchSpec
 
 BASE_MODEL = "base"  # the base model's name in requests
 EMBEDDER = "embedder"  # the collection's embedder's
+# May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas, and so
+# do the places in these that the retriever was opened with.
+RECONFIGURABLE = frozenset({"cache", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"})
+FIXED_IN_RECONFIGURABLE = ("retriever.collection", "retriever.rerank", "cache.embeddings")
 
 
 class AdapterSpec(Spec):
@@ -177,3 +182,14 @@ class RagSpec(Spec):
             known = ", ".join([BASE_MODEL, *adapters])
             raise ValueError(f"default_model: {self.default_model!r} is none of {known}")
         return self
+
+    def user_config(self) -> dict[str, Any]:
+        """What the ingress can take over while it runs, as JSON types."""
+        settings = self.canonical()
+        return {name: settings[name] for name in sorted(RECONFIGURABLE)}
+
+    def needs_new_replicas(self, other: RagSpec) -> list[str]:
+        """The places of the spec that differ from another one and can't change while the application runs."""
+        mine, theirs = self.canonical(), other.canonical()
+        places = [name for name in mine if name not in RECONFIGURABLE and mine[name] != theirs[name]]
+        return places + [at for at in FIXED_IN_RECONFIGURABLE if attrgetter(at)(self) != attrgetter(at)(other)]

@@ -25,6 +25,7 @@ class Serve:
     def __init__(self) -> None:
         self.apps: dict[str, dict[str, Any]] = {}
         self.puts: list[dict[str, Any]] = []
+        self.status = "RUNNING"
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
@@ -33,7 +34,7 @@ class Serve:
             self.apps = {config["name"]: config for config in body["applications"]}
             return httpx.Response(200)
         details = {
-            name: {"status": "RUNNING", "deployed_app_config": config, "route_prefix": config["route_prefix"]}
+            name: {"status": self.status, "deployed_app_config": config, "route_prefix": config["route_prefix"]}
             for name, config in self.apps.items()
         }
         return httpx.Response(200, json={"applications": details, "proxies": {"n": {"status": "HEALTHY"}}})
@@ -63,6 +64,51 @@ def test_what_is_deployed_beside_stays_deployed(deployer: Deployer, serve: Serve
     assert list(serve.apps) == ["b"]
     with pytest.raises(NotFoundError, match="no application 'a'"):
         deployer.undeploy("a")
+
+
+def rag(route: str = "/", **changes: Any) -> dict[str, Any]:
+    args = {"kind": "rag", "name": "app", "model": "m", "retriever": {"collection": "docs"}, **changes}
+    return {**app("a", route), "args": args}
+
+
+def test_what_an_application_can_take_over_while_it_runs_costs_no_replica(deployer: Deployer, serve: Serve) -> None:
+    deployer.deploy({"applications": [rag()]})
+    first = serve.apps["a"]
+    for top_k in (5, 7):
+        deployer.deploy({"applications": [rag(retriever={"collection": "docs", "top_k": top_k})]})
+        changed = serve.apps["a"]
+        assert changed["args"] == first["args"]
+        ((name, user_config),) = [(each["name"], each["user_config"]) for each in changed["deployments"]]
+        assert (name, user_config["retriever"]["top_k"]) == ("Ingress", top_k)
+    # Back to what the args say, which Serve must be told too.
+    deployer.deploy({"applications": [rag()]})
+    assert serve.apps["a"]["deployments"][0]["user_config"]["retriever"]["top_k"] == 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        rag(model="other"),
+        rag(retriever={"collection": "others"}),
+        rag(cache={"embeddings": 5}),
+        rag("/elsewhere"),
+        rag(retriever={}),
+        {**rag(), "import_path": "mine:build"},
+        {**rag(), "deployments": [{"name": "LLM", "num_replicas": 2}]},
+    ],
+)
+def test_everything_else_is_deployed_anew(deployer: Deployer, serve: Serve, changed: dict[str, Any]) -> None:
+    deployer.deploy({"applications": [rag()]})
+    deployer.deploy({"applications": [changed]})
+    assert serve.apps["a"] == changed
+
+
+def test_what_does_not_run_is_deployed_anew(deployer: Deployer, serve: Serve) -> None:
+    changed = rag(log_prompts=True)
+    deployer.deploy({"applications": [rag()]})
+    serve.status = "DEPLOY_FAILED"
+    deployer.deploy({"applications": [changed]})
+    assert serve.apps["a"] == changed
 
 
 def test_the_cluster_says_where_serve_listens(deployer: Deployer, serve: Serve) -> None:

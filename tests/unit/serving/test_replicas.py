@@ -118,9 +118,12 @@ def test_what_a_running_replica_takes_over(ingress: Ingress) -> None:
     [
         ({"model": "other"}, "can't change while it runs: model"),
         ({"retriever": {"collection": "docs", "top_k": "many"}}, r"retriever\.top_k"),
-        ({"retriever": {"collection": "others"}}, "another collection needs a new retriever"),
-        ({"cache": {"embeddings": 3}}, "another embeddings needs a new retriever"),
-        ({"retriever": {"collection": "docs", "rerank": {"model": "m"}}}, "another rerank needs a new retriever"),
+        ({"retriever": {"collection": "others"}}, "can't change while it runs: retriever.collection"),
+        ({"cache": {"embeddings": 3}}, "can't change while it runs: cache.embeddings"),
+        (
+            {"retriever": {"collection": "docs", "rerank": {"model": "m"}}},
+            "can't change while it runs: retriever.rerank",
+        ),
     ],
 )
 def test_what_needs_a_new_replica_or_is_wrong_is_refused_and_nothing_changes(
