@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import checkpoints, engine, ingestion, launcher, memory, overhead, retrieval, training
+from benchmarks import checkpoints, endpoint, engine, ingestion, launcher, memory, overhead, retrieval, training
 from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "ingestion": ingestion.run,
     "engine": engine.run,
     "overhead": overhead.run,
+    "endpoint": endpoint.run,
     "memory": memory.run,
     "checkpoints": checkpoints.run,
     "training": training.run,

@@ -144,8 +144,15 @@ def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], Non
     def generate(request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
         return NoModel().generate(request, stream)
 
+    async def embed(texts: list[str]) -> Any:
+        return retriever.embed(texts)
+
     service: ChatService = ChatService(
-        spec, search=search, generate=generate, count=lambda messages: len(token_ids(tokenizer, messages))
+        spec,
+        search=search,
+        embed=embed,
+        generate=generate,
+        count=lambda messages: len(token_ids(tokenizer, messages)),
     )
 
     async def answer(question: str) -> None:

@@ -14,7 +14,8 @@ from tandem.models.engines import GenerationRequest
 from tandem.serving.answers import Piece
 from tandem.serving.app import _language_model
 from tandem.serving.upstream import UpstreamServer
-from tandem.specs.rag import EngineSpec, RagSpec, UpstreamSpec
+from tandem.specs.compare import EngineSpec
+from tandem.specs.rag import RagSpec, UpstreamSpec
 
 CHAT = GenerationRequest([{"role": "user", "content": "What?"}], 9, temperature=0.5, stop=("x",), seed=3)
 TEXT = GenerationRequest("Once", 9)
