@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import Body, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from qdrant_client import QdrantClient
@@ -26,6 +25,7 @@ from qdrant_client.http.models import (
     QueryRequestBatch,
     ScrollRequest,
 )
+from stand_ins.http_server import serving
 
 LATE_S = 5.0
 Json = Annotated[Any, Body()]
@@ -181,19 +181,9 @@ def _plain(value: Any) -> Any:
 def running() -> Iterator[StandIn]:
     """Start a stand-in on a free loopback port, and stop it at the end."""
     state = StandIn()
-    server = uvicorn.Server(
-        uvicorn.Config(build_app(state), host="127.0.0.1", port=0, log_level="warning", lifespan="off")
-    )
-    # Listening before the thread starts: the port is known and no request can come too early.
-    socket = server.config.bind_socket()
-    socket.listen()
-    state.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.stopping.set()
-        server.should_exit = True
-        thread.join(timeout=10)
-        socket.close()
+    with serving(build_app(state)) as url:
+        state.url = url
+        try:
+            yield state
+        finally:
+            state.stopping.set()

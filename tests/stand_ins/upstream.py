@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from stand_ins.http_server import serving
 
 WORDS = ("Forty", "-two", ".")
 
@@ -72,15 +71,6 @@ def build(state: Upstream) -> FastAPI:
 def running() -> Iterator[Upstream]:
     """Start it on a free loopback port, and stop it at the end."""
     state = Upstream()
-    server = uvicorn.Server(uvicorn.Config(build(state), host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
-    socket = server.config.bind_socket()
-    socket.listen()
-    state.url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
-    thread.start()
-    try:
+    with serving(build(state)) as url:
+        state.url = f"{url}/v1"
         yield state
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)
-        socket.close()
