@@ -30,7 +30,7 @@ QUERIES = 200
 TENANTS = 10
 TOP_K = 10
 BATCH = 1_000
-WORDS, STEP = 60, 12  # of a piece, and to the next: they overlap, as chunks do
+WORDS, STEP = 30, 6  # of a piece, and to the next: they overlap, as chunks do
 PATIENCE_S = 20  # a contender that is slower answers fewer queries
 Searched = Callable[[int, str | None], list[int]]
 
