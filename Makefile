@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
 PIP_ARGS ?=
 
-.PHONY: venv demo test check bench clean
+.PHONY: venv demo test check browser bench clean
 
 venv: $(VENV)/.ready
 
@@ -37,8 +37,14 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check
+test: check browser
 	$(BIN)/pytest
+
+# The tests of the chat page and of the report open them in a browser. It is installed where that needs nobody's password.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "no Chromium: the tests that need it are skipped (install the package chromium)" >&2
 
 bench: venv
 	$(BIN)/python -m benchmarks

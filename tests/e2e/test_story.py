@@ -60,7 +60,7 @@ def test_the_index_is_listed_and_checked(home: Home) -> None:
     checked = home.json("index", "check", "harbours", "--top-k", "2")
     assert isinstance(checked, dict)
     assert (checked["points"], checked["good"]) == (entry["points"], True)
-    assert "no earlier collection" in home.tandem("index", "rollback", "harbours", status=1)
+    assert "no earlier collection" in home.tandem("index", "rollback", "harbours", status=2)
 
 
 def test_killed_client_leaves_the_job_running(home: Home) -> None:
