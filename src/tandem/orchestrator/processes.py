@@ -88,6 +88,14 @@ def free_port(taken: Iterable[int] = ()) -> int:
             return port
 
 
+def free_ports(count: int) -> list[int]:
+    """So many different ports that nobody listens on now."""
+    ports: list[int] = []
+    while len(ports) < count:
+        ports.append(free_port(ports))
+    return ports
+
+
 def tail(path: Path, lines: int = 3) -> str:
     """The last lines of a log, for an error message."""
     try:

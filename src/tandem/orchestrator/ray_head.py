@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tandem.config.cluster import Cluster
 from tandem.errors import TandemError
-from tandem.orchestrator.processes import MARK, free_port, marked, tail
+from tandem.orchestrator.processes import MARK, free_port, free_ports, marked, tail
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 
 START_TIMEOUT_S = 120.0
@@ -21,6 +21,13 @@ READY_TIMEOUT_S = 60.0
 POLL_S = 0.2
 # Serve adds the node's id (56) and `/metrics.sock`; HAProxy takes socket paths of at most 97 bytes.
 HAPROXY_PATH_MAX = 97 - 57 - len("/metrics.sock")
+# Fixed by default. The fallback's is shared by whoever listens there: while an ingress replica takes over settings,
+# requests went to another cluster's proxy, which answered 404.
+HAPROXY_PORTS = (
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+)
 _EXPORTERS = "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH"
 PARTS = {"gcs_server": "gcs", "raylet": "raylet", "dashboard.py": "dashboard"}
 
@@ -129,6 +136,5 @@ def haproxy_environment(haproxy: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        **{name: str(port) for name, port in zip(HAPROXY_PORTS, free_ports(len(HAPROXY_PORTS)), strict=True)},
     }
