@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import threading
 import time
@@ -17,7 +20,7 @@ from tiny_models import write_llama
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
-from tandem.errors import DataError, DivergedError, InputError
+from tandem.errors import DataError, DivergedError, InputError, ModelError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
 from tandem.training.checkpoints.store import checkpoint_step, checkpoints, incomplete
@@ -28,6 +31,10 @@ from tandem.training.schedule import plan_batches
 STEPS = 40
 EVERY = 4
 DEADLINE_S = 240
+MISTRAL_LIKE = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+)
 ZERO3 = Path(__file__).parents[2] / "jobs" / "deepspeed" / "zero3.json"
 
 
@@ -84,7 +91,8 @@ def losses(context: JobContext) -> list[float]:
 @pytest.fixture(scope="module")
 def unbroken(ray_cluster: Cluster, model_path: Path, rows_path: Path) -> tuple[JobContext, dict[str, Any]]:
     context = job_context(ray_cluster, "tiny-unbroken")
-    return context, job.run(finetune_spec(model_path, rows_path, output={"merge": True}), context)
+    with (context.dir / "log").open("w") as log, contextlib.redirect_stdout(log):
+        return context, job.run(finetune_spec(model_path, rows_path, output={"merge": True}), context)
 
 
 def held_out_loss(model: Any, context: JobContext) -> float:
@@ -109,6 +117,12 @@ def test_the_job_learns_and_says_so(unbroken: tuple[JobContext, dict[str, Any]])
         assert "mfu" not in record  # a processor's peak isn't known
     progress = json.loads((context.dir / "progress.json").read_text())
     assert (progress["phase"], progress["done"], progress["total"]) == ("done", STEPS, STEPS)
+
+
+def test_the_log_shows_what_is_learnt(unbroken: tuple[JobContext, dict[str, Any]]) -> None:
+    log = (unbroken[0].dir / "log").read_text()
+    assert "32 examples, " in log
+    assert len(re.findall(r"  r\d+: .*<\|im_start\|>assistant⏎⟦\d<\|im_end\|>⟧", log)) == 3
 
 
 def test_the_adapter_that_peft_loads_computes_what_the_engine_computed(
@@ -176,13 +190,18 @@ def kill_a_worker_after_a_checkpoint(context: JobContext, killed: list[int]) -> 
 
 
 def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
-    ray_cluster: Cluster, model_path: Path, rows_path: Path, unbroken: tuple[JobContext, dict[str, Any]]
+    ray_cluster: Cluster,
+    model_path: Path,
+    rows_path: Path,
+    unbroken: tuple[JobContext, dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     context = job_context(ray_cluster, "tiny-killed")
+    rows = Path(shutil.copy(rows_path, tmp_path))
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(context, killed))
     killer.start()
-    result = job.run(finetune_spec(model_path, rows_path), context)
+    result = job.run(finetune_spec(model_path, rows), context)
     killer.join()
     assert killed
     assert len(result["resumed_at"]) == 1
@@ -197,11 +216,13 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
     assert kept == sorted({STEPS - EVERY, STEPS, min(evaluated, key=lambda step: (evaluated[step], step))})
 
     # An attempt of the job that dies after its last step is followed by one that has nothing left to train, here on
-    # one worker: its weights come out of the checkpoint of two.
+    # one worker: its weights come out of the checkpoint of two. The rows are still those that the job began with.
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    again = job.run(finetune_spec(model_path, rows_path, workers=1), context)
+    rows.write_text(json.dumps({"question": "Another?", "answers": ["yes"]}) + "\n")
+    again = job.run(finetune_spec(model_path, rows, workers=1), context)
+    assert again["train_rows"] == result["train_rows"] == 32
     assert again["resumed_at"] == [*result["resumed_at"], STEPS]
     assert (again["workers"], losses(context)) == (1, losses(unbroken[0]))
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_path), again["artifact"])
@@ -210,14 +231,24 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_full_weights_under_zero_3_come_out_whole(
-    ray_cluster: Cluster, model_path: Path, rows_path: Path, packing: bool
+    ray_cluster: Cluster,
+    model_path: Path,
+    rows_path: Path,
+    packing: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import AutoModelForCausalLM
 
+    if not packing:  # and with a chat template of another family
+        model_path = Path(shutil.copytree(model_path, tmp_path / "model"))
+        (model_path / "chat_template.jinja").write_text(MISTRAL_LIKE)
     context = job_context(ray_cluster, f"tiny-full-{'packed' if packing else 'padded'}")
     schedule = {"max_steps": 6, "learning_rate": 0.002, "packing": packing}
     spec = finetune_spec(model_path, rows_path, method="full", deepspeed=str(ZERO3), schedule=schedule, workers=[1, 2])
     result = job.run(spec, context)
+    learnt = r"<\|im_start\|>assistant⏎⟦\d<\|im_end\|>⟧" if packing else r"\[/INST\]⟦ \d<\|im_end\|>⟧"
+    assert len(re.findall(rf"  r\d+: .*{learnt}", capsys.readouterr().out)) == 3
     assert result["workers"] == 2  # as many as there was room for
     assert read_manifest(Path(result["artifact"])).type == "model"
     model = AutoModelForCausalLM.from_pretrained(result["artifact"])
@@ -283,6 +314,15 @@ def test_rows_that_would_be_cut_fail_the_job_before_it_trains(
     reasons = [json.loads(line)["reason"] for line in context.quarantine_path.read_text().splitlines()]
     assert len(reasons) == 40
     assert not (context.dir / job.METRICS).exists()
+
+
+def test_rows_longer_than_the_model_reads_fail_the_job_before_it_reads_any(
+    ray_cluster: Cluster, model_path: Path, rows_path: Path
+) -> None:
+    context = job_context(ray_cluster, "tiny-long")
+    with pytest.raises(ModelError, match="4096, and the model reads at most 2048 tokens"):
+        job.run(finetune_spec(model_path, rows_path, schedule={"max_length": 4096}), context)
+    assert not list(context.dir.glob("*examples"))
 
 
 def test_more_workers_than_the_cluster_has_is_refused_at_once(

@@ -71,6 +71,30 @@ def plan_memory(spec: FinetuneSpec, storage: Path, machines: Sequence[Machine] |
     return facts | {"proposal": propose(shape, settings, spec, room, cuda=cuda)}
 
 
+def length_problem(spec: FinetuneSpec, storage: Path) -> str | None:
+    """What is wrong with `schedule.max_length` for this model, as far as its config.json is at hand.
+
+    Args:
+        spec: The job, its paths absolute.
+        storage: Where `artifact:` URIs are looked up.
+    """
+    from tandem.errors import ModelError, TandemError
+    from tandem.training.methods.positions import check_max_length, read_config
+
+    try:
+        path = model_config(spec.model, storage)
+        if isinstance(path, str):
+            return None
+        config = read_config(path)
+    except TandemError:
+        return None  # what the plan says of memory names it
+    try:
+        check_max_length(spec, config)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 @dataclass(frozen=True)
 class Room:
     """What a worker may take.

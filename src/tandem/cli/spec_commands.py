@@ -143,10 +143,12 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
             facts["state now"] = f"unknown: {error.what}"
         facts["cpus"] = cpus_needed(data)
         facts["makes"] = f"artifact:{data['name']}@{facts['id']}"
+    problems: list[str] = []
     if data["kind"] == "finetune":
         facts |= _memory(spec)
+        problems += _length(spec)
     facts["inputs"] = [value for _, value in inputs(data)]
-    facts["problems"] = [str(fault) for fault in missing_inputs(data, where=data["kind"])]
+    facts["problems"] = [*(str(fault) for fault in missing_inputs(data, where=data["kind"])), *problems]
     facts["spec"] = data
     return facts
 
@@ -165,6 +167,16 @@ def _memory(spec: Spec) -> dict[str, str]:
     except UnreachableError:
         machines = None
     return plan_memory(spec, storage_path(), machines)
+
+
+def _length(spec: Spec) -> list[str]:
+    from tandem.cli.memory import length_problem
+    from tandem.config.cluster import storage_path
+    from tandem.specs import FinetuneSpec
+
+    assert isinstance(spec, FinetuneSpec)
+    problem = length_problem(spec, storage_path())
+    return [] if problem is None else [problem]
 
 
 def _serve_plan(file: Path, overrides: list[str]) -> dict[str, Any]:

@@ -31,6 +31,16 @@ def _group(row: QaRow | TrainRow) -> str:
     return row.id
 
 
+def content_key(row: TrainRow) -> str:
+    """The `question_key` of what a row asks, whatever its form, or of its text: what must not be on both sides."""
+    if row.question is not None:
+        return question_key(row.question)
+    if row.messages is not None:
+        asked = [turn["content"] for turn in row.messages if turn["role"] == "user"]
+        return question_key(" ".join(asked or [turn["content"] for turn in row.messages]))
+    return question_key(row.text or "")
+
+
 def rank(row: QaRow | TrainRow, salt: str = "split") -> str:
     """The SHA-256 (hex) by which a row is split: of what it asks, so that rows that ask the same have the same."""
     return hashlib.sha256(f"{salt}\0{_group(row)}".encode()).hexdigest()

@@ -13,7 +13,7 @@ from tandem.artifacts.manifest import write_manifest
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.curve import draw_curve
-from tandem.training.data.prepare import Prepared
+from tandem.training.data.reuse import Prepared
 from tandem.training.model_card import CARD, MERGED, base_license, model_card
 
 METRICS = "metrics.jsonl"

@@ -19,13 +19,15 @@ from tandem.training.classification.prepare import Classes, prepare_labelled
 from tandem.training.classification.report import evaluate_classes
 from tandem.training.data.masks import padding_id
 from tandem.training.data.packing import obstacle
-from tandem.training.data.prepare import Prepared, prepare
+from tandem.training.data.prepare import prepare
+from tandem.training.data.reuse import Prepared
 from tandem.training.failures import FAILURE, memory_watch, read_failure
 from tandem.training.gauges import Gauges
 from tandem.training.guards import OFFENDING_BATCH
 from tandem.training.loop_config import LoopConfig
 from tandem.training.methods.deepspeed import Hardware, build_config, read_plain
 from tandem.training.methods.model import check_quantization
+from tandem.training.methods.positions import check_max_length, read_config
 from tandem.training.metrics import Record
 from tandem.training.schedule import total_steps
 from tandem.training.tracking import Tracker
@@ -36,6 +38,7 @@ START_TIMEOUT_S = 300  # Ray Train's own minute is short for slow disks
 ELASTIC_START_TIMEOUT_S = 60  # an elastic run waits it out before it goes on with fewer workers
 LAST_STEPS = 10  # whose mean is the training loss that we report
 LOGITS = "eval-logits.npy"
+HELD_OUT = ("excluded_passages", "eval_rows_sharing_document")  # of retrieval, for the result
 RUN = "train"  # Ray Train's folder, with the checkpoints
 
 
@@ -53,7 +56,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         DataError: The rows can't be used.
         DivergedError: The loss is no longer a number, or grows and grows; it names the file with the batch.
         InputError: The cluster can never give what the job asks for.
-        ModelError: The model can't be used.
+        ModelError: The model can't be used, or reads fewer tokens than `schedule.max_length`.
         OutOfMemoryError: A worker needed more memory than there is.
         NotFoundError: A file, the model or the collection isn't there.
         SpecError: The DeepSpeed JSON can't be used, or contradicts the spec.
@@ -75,6 +78,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     context.progress("prepare", 0)
     model = model_path(spec.model, storage=context.storage)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    check_max_length(spec, read_config(model), tokenizer if spec.task == "classification" else None)
     classes: Classes | None = None
     if spec.task == "classification":
         prepared, classes = prepare_labelled(spec, context, tokenizer, model)
@@ -108,7 +112,8 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
     write_artifact(spec, context, model=model, tokenizer=tokenizer, prepared=prepared, figures=figures)
     tracker.close(metrics.steps(records), status="FINISHED", artifacts=str(folder), figures=figures)
     context.progress("done", figures["steps"], config.steps, train_loss=figures["train_loss"])
-    counts = {key: prepared.data[key] for key in ("train_rows", "eval_rows", "quarantined")}
+    counts = {key: prepared.data[key] for key in ("train_rows", "eval_rows", "quarantined", "leaked")}
+    counts |= {key: prepared.retrieval[key] for key in HELD_OUT if prepared.retrieval is not None}
     return {"artifact": str(folder), **figures, **counts, "mlflow_run": tracker.run_id}
 
 

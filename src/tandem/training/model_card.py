@@ -109,6 +109,7 @@ def _data(spec: FinetuneSpec, data: Mapping[str, Any]) -> dict[str, Any]:
         "rows trained on": data.get("train_rows"),
         "rows held out": data.get("eval_rows"),
         "rows set aside": data.get("quarantined"),
+        "rows left out since they are held out too": data.get("leaked"),
         "tokens of the training rows": data.get("train_tokens"),
         "SHA-256 of the training rows": data.get("train_sha256"),
         "collection of the retrieved passages": spec.retrieval.collection if spec.retrieval else None,

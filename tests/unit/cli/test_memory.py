@@ -105,6 +105,17 @@ def test_a_node_is_read_as_the_dashboard_describes_it() -> None:
     assert machine_of({}) == Machine(cpus=0.0, gpus=0.0, memory=0, gpu_memory=0)
 
 
+def test_rows_longer_than_the_model_reads_are_a_problem_of_the_plan(shell: Shell, tmp_path: Path) -> None:
+    from transformers import GPT2Config
+
+    GPT2Config(n_positions=256, n_embd=64, n_layer=2, n_head=2).save_pretrained(tmp_path / "gpt2")
+    path = tmp_path / "job.yaml"
+    path.write_text(f"kind: finetune\nname: t\nmodel: {tmp_path / 'gpt2'}\ndata: {{train: t.jsonl}}\n")
+    said = "schedule.max_length is 1024, and the model reads at most 256 tokens (set schedule.max_length=256 or less)"
+    assert said in shell("plan", str(path)).stdout
+    assert said not in shell("plan", str(path), "schedule.max_length=256").stdout
+
+
 def test_the_command_shows_it(shell: Shell, llama_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(f"kind: finetune\nname: t\nmodel: {llama_path}\ndata: {{train: t.jsonl}}\n")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tandem.data.rows import QaRow, TrainRow
-from tandem.data.splits import split, split_sha256, take
+from tandem.data.splits import content_key, split, split_sha256, take
 
 ROWS = [QaRow(str(n), f"question {n // 2}", ("a",)) for n in range(100)]  # each question stands twice
 
@@ -47,3 +47,15 @@ def test_the_hash_of_a_split_knows_content_and_not_order() -> None:
     assert split_sha256(ROWS) == split_sha256(ROWS[::-1])
     changed = [*ROWS[:-1], QaRow(ROWS[-1].id, ROWS[-1].question, ("b",))]
     assert split_sha256(ROWS) != split_sha256(changed)
+
+
+def test_rows_that_ask_or_say_the_same_have_one_key_whatever_their_form() -> None:
+    asked = TrainRow("1", question="What is  X?", answers=("a",))
+    turns = [{"role": "user", "content": "what is x?"}, {"role": "assistant", "content": "b"}]
+    with_system = [{"role": "system", "content": "Be brief."}, *turns]
+    for messages in (turns, with_system):
+        assert content_key(TrainRow("2", messages=messages)) == content_key(asked)
+    assert content_key(TrainRow("4", text="The fox")) == content_key(TrainRow("5", text="the  fox"))
+    assert content_key(TrainRow("6", text="The fox")) != content_key(TrainRow("6", text="The dog"))
+    alone = [[{"role": "assistant", "content": word}] for word in ("a", "b")]
+    assert content_key(TrainRow("7", messages=alone[0])) != content_key(TrainRow("7", messages=alone[1]))

@@ -13,7 +13,7 @@ from tandem.artifacts.manifest import read_manifest
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.artifact import METRICS, write_artifact
-from tandem.training.data.prepare import Prepared
+from tandem.training.data.reuse import Prepared
 
 
 @pytest.fixture

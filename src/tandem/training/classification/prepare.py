@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from tandem.errors import DataError, ModelError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training.classification.task import LabelledExamples, class_weights
 from tandem.training.data.dataset import IDS
-from tandem.training.data.prepare import Prepared
+from tandem.training.data.reuse import Prepared, keep, kept
+from tandem.training.methods.positions import read_config
 
 BATCH_ROWS = 1_000  # tokenized at once
 SHOWN_TOKENS = 24
-_UNLIMITED = 1_000_000  # tokenizers without a limit say 10^30
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Classes:
 
 
 def prepare_labelled(spec: FinetuneSpec, context: JobContext, tokenizer: Any, model: Path) -> tuple[Prepared, Classes]:
-    """Read the rows, divide them, turn them into tokens, and write those.
+    """Read the rows, divide them, turn them into tokens, and write those; or find that an earlier attempt did.
 
     Args:
         spec: The job.
@@ -52,11 +52,15 @@ def prepare_labelled(spec: FinetuneSpec, context: JobContext, tokenizer: Any, mo
     Raises:
         DataError: A file is missing or empty, too many rows can't be used, there is one class, or one that can't be
             learnt.
-        ModelError: The model has no head for classes, fewer positions than `max_length`, or nothing to pad with.
+        ModelError: The model has no head for classes, or nothing to pad with.
         NotFoundError, InputError, UnreachableError: From resolving a URI.
     """
-    context.quarantine_path.unlink(missing_ok=True)
     notes = [*_fit_model(spec, model, tokenizer)]
+    earlier = kept(spec, context)
+    if earlier is not None:
+        prepared, said = earlier
+        held = tuple(LabelledRow(**row) for row in said["held_out"])
+        return prepared, Classes(tuple(said["labels"]), held, tuple(said["notes"]))
     rows, held_out = _read(spec, context)
     split = split_labelled(rows, held_out, eval_fraction=spec.data.eval_fraction, where=spec.data.train)
     write_quarantine(context.quarantine_path, split.contradictions)
@@ -100,6 +104,8 @@ def prepare_labelled(spec: FinetuneSpec, context: JobContext, tokenizer: Any, mo
         data=data,
         retrieval=None,
     )
+    held_rows = [asdict(row) for row in split.eval]
+    keep(spec, context, prepared, {"labels": labels, "notes": notes, "held_out": held_rows})
     return prepared, Classes(labels, split.eval, tuple(notes))
 
 
@@ -176,23 +182,14 @@ def ensure_padding(tokenizer: Any) -> str | None:
 
 
 def _fit_model(spec: FinetuneSpec, model: Path, tokenizer: Any) -> list[str]:
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    config = read_config(model)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ModelError(
             f"transformers has no sequence classification for {config.model_type!r} models",
             where=spec.model,
             remedy="choose another base, or task: generation",
-        )
-    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
-    known = [int(limit) for limit in limits if isinstance(limit, int) and limit < _UNLIMITED]
-    if known and spec.schedule.max_length > min(known):
-        raise ModelError(
-            f"schedule.max_length is {spec.schedule.max_length}, and the model reads at most {min(known)} tokens",
-            where=spec.model,
-            remedy=f"set schedule.max_length={min(known)} or less",
         )
     note = ensure_padding(tokenizer)
     return [note] if note else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,12 +27,14 @@ class Augmented(Generic[P]):
         with_gold: Samples whose context holds the gold passage.
         without_gold: Samples from which it was withheld on purpose.
         not_found: Samples for which no retrieved passage is gold: they keep the best ones as they are.
+        excluded: Passages that would stand in a prompt, had they not been barred.
     """
 
     contexts: tuple[tuple[P, ...], ...]
     with_gold: int
     without_gold: int
     not_found: int
+    excluded: int = 0
 
 
 def augment(
@@ -42,6 +44,7 @@ def augment(
     passages: int,
     without_gold: float,
     seed: int,
+    bars: Callable[[TrainRow, P], bool] | None = None,
 ) -> Augmented[P]:
     """Choose and order the passages of each row's prompt.
 
@@ -54,12 +57,14 @@ def augment(
         passages: Passages in a prompt.
         without_gold: Share of samples, 0 to 1, from which the gold passage is withheld.
         seed: Of both choices.
+        bars: Which passages a row's prompt must not hold beside its gold one; None for no such.
 
     Returns:
         Contexts and counts.
     """
     contexts: list[tuple[P, ...]] = []
     counts = {"with": 0, "without": 0, "not_found": 0}
+    excluded = 0
     for row, found in zip(rows, retrieved, strict=True):
         if row.question is None:
             contexts.append(())
@@ -67,17 +72,22 @@ def augment(
         chance = random.Random(hashlib.sha256(f"{seed}\0{row.id}".encode()).digest())
         withhold = chance.random() < without_gold
         gold = next((passage for passage in found if is_gold(row, passage)), None)
-        if gold is None:
-            chosen = list(found[:passages])
-        elif withhold:
-            # Others that hold the answer go too: else nothing would be withheld.
-            chosen = [passage for passage in found if not is_gold(row, passage)][:passages]
-        else:
-            chosen = [gold, *[passage for passage in found if passage is not gold][: passages - 1]]
+        kept = [gold] if gold is not None and not withhold else []
+        # Where gold is withheld others that hold the answer go too: else nothing would be.
+        others = [
+            passage
+            for passage in found
+            if passage is not gold and not (gold is not None and withhold and is_gold(row, passage))
+        ]
+        room = passages - len(kept)
+        barred = [bars is not None and bars(row, passage) for passage in others]
+        excluded += sum(barred[:room])
+        allowed = [passage for passage, out in zip(others, barred, strict=True) if not out]
+        chosen = [*kept, *allowed[:room]]
         counts["not_found" if gold is None else "without" if withhold else "with"] += 1
         chance.shuffle(chosen)
         contexts.append(tuple(chosen))
-    return Augmented(tuple(contexts), counts["with"], counts["without"], counts["not_found"])
+    return Augmented(tuple(contexts), counts["with"], counts["without"], counts["not_found"], excluded)
 
 
 def is_gold(row: TrainRow, passage: PassageLike) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from tandem.data.quarantine import Fault
 from tandem.data.rows import TrainRow, scan_training
 from tandem.data.sources import DataFile
-from tandem.data.splits import question_key, rank, row_sha256
+from tandem.data.splits import content_key, question_key, rank, row_sha256
 from tandem.models.prompts import PassageLike
 from tandem.specs.base import PromptSpec
 from tandem.specs.finetune import RetrievalAugmentedSpec
@@ -42,6 +42,7 @@ class Located:
         passages: What its prompt is to hold.
         gold: Of a question with retrieval: whether the gold passage is in its prompt ("with"), was withheld
             ("without") or wasn't found ("not_found").
+        excluded: Passages that would be in its prompt, had they not been barred.
     """
 
     file: str
@@ -50,6 +51,7 @@ class Located:
     row: TrainRow | Fault
     passages: tuple[PassageLike, ...] = ()
     gold: str | None = None
+    excluded: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class Encoded:
         id: The row's; "" where it couldn't be read.
         rank: By which it is split.
         sha256: Of the whole row.
+        key: Its `content_key`.
         question: Its `question_key`; None where it asks nothing.
-        gold: See `Located`.
+        gold: See `Located`; so too `excluded`.
         unread: Why it couldn't be read; None if it could.
         unusable: Why it can't be trained on although it could be read; None if it can.
         input_ids: (tokens,) int32 of each of its sequences.
@@ -77,8 +80,10 @@ class Encoded:
     id: str = ""
     rank: str = ""
     sha256: str = ""
+    key: str = ""
     question: str | None = None
     gold: str | None = None
+    excluded: int = 0
     unread: Fault | None = None
     unusable: Fault | None = None
     input_ids: tuple[np.ndarray[Any, Any], ...] = ()
@@ -92,6 +97,11 @@ def read(file: DataFile) -> Iterator[list[Located]]:
         yield batch
 
 
+def search_of(spec: RetrievalAugmentedSpec) -> SearchSpec:
+    """The search from whose passages a prompt's are chosen."""
+    return SearchSpec(top_k=SEARCH_DEPTH * spec.passages)
+
+
 class Retrieve:
     """Gives questions the passages of their prompts (see `tandem.training.data.augment`).
 
@@ -99,13 +109,21 @@ class Retrieve:
         open_retriever: Called where it is to run, once there is a question.
         spec: How many passages, and how often without gold.
         seed: Of both choices.
+        bars: Which passages a row's prompt must not hold beside its gold one; None for no such.
     """
 
-    def __init__(self, open_retriever: Callable[[], Retriever], spec: RetrievalAugmentedSpec, seed: int) -> None:
+    def __init__(
+        self,
+        open_retriever: Callable[[], Retriever],
+        spec: RetrievalAugmentedSpec,
+        seed: int,
+        bars: Callable[[TrainRow, PassageLike], bool] | None = None,
+    ) -> None:
         self._open = open_retriever
         self._retriever: Retriever | None = None
         self._spec = spec
         self._seed = seed
+        self._bars = bars
 
     def __call__(self, batch: Sequence[Located]) -> list[Located]:
         """The batch, its questions with passages."""
@@ -114,7 +132,7 @@ class Retrieve:
             return list(batch)
         if self._retriever is None:
             self._retriever = self._open()
-        found = iter(self._retriever.search(questions, SearchSpec(top_k=SEARCH_DEPTH * self._spec.passages)))
+        found = iter(self._retriever.search(questions, search_of(self._spec)))
         result = []
         for item in batch:
             row = item.row
@@ -127,9 +145,11 @@ class Retrieve:
                 passages=self._spec.passages,
                 without_gold=self._spec.without_gold,
                 seed=self._seed,
+                bars=self._bars,
             )
             gold = "with" if augmented.with_gold else "without" if augmented.without_gold else "not_found"
-            result.append(Located(item.file, item.line, item.given_id, row, augmented.contexts[0], gold))
+            context, excluded = augmented.contexts[0], augmented.excluded
+            result.append(Located(item.file, item.line, item.given_id, row, context, gold, excluded))
         return result
 
 
@@ -174,8 +194,10 @@ class Encode:
             id=row.id,
             rank=rank(row),
             sha256=row_sha256(row),
+            key=content_key(row),
             question=question_key(row.question) if row.question is not None else None,
             gold=item.gold,
+            excluded=item.excluded,
             unusable=Fault(item.file, item.line, faults[0].reason, {"id": row.id}) if faults else None,
             input_ids=tuple(np.asarray(example.input_ids, dtype=np.int32) for example in examples),
             loss_masks=tuple(np.asarray(example.loss_mask, dtype=np.bool_) for example in examples),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,15 @@ from tandem.artifacts.uris import resolve
 from tandem.config.cluster import Cluster
 from tandem.data.quarantine import check_share
 from tandem.data.sources import list_data_files
-from tandem.data.splits import digests_sha256, held_out
+from tandem.data.splits import digests_sha256
 from tandem.errors import DataError
 from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.data.dataset import read_ids
-from tandem.training.data.encoding import Encode, Retrieve
+from tandem.training.data.dataset import Examples, read_ids
+from tandem.training.data.encoding import Encode, Retrieve, search_of
 from tandem.training.data.examples import preflight
+from tandem.training.data.held_out import HeldOut, divide, survey
+from tandem.training.data.reuse import Prepared, keep, kept
 from tandem.training.data.staging import Staged
 from tandem.training.data.streaming import CLUSTER_BYTES, stream
 
@@ -31,27 +32,10 @@ if TYPE_CHECKING:
 TRAIN, EVAL = "train-examples", "eval-examples"  # folders of the job
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What the workers train on, and what is to be said of it.
-
-    Args:
-        train: Folder of the training examples.
-        eval: Folder of the held-out ones, or None if there are none.
-        examples: Number of training examples.
-        data: For the manifest: counts, hashes, and what was trained on, so that a comparison can leave it out.
-        retrieval: For the manifest: the collection, its snapshot, and where gold was found; None without retrieval.
-    """
-
-    train: Path
-    eval: Path | None
-    examples: int
-    data: dict[str, Any]
-    retrieval: dict[str, Any] | None
-
-
 def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared:
     """Read the rows, give them their contexts, turn them into tokens with a loss mask, and write those.
+
+    What an earlier attempt of the job wrote is used again (see `tandem.training.data.reuse`).
 
     Args:
         spec: The job.
@@ -63,23 +47,30 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         ModelError: The tokenizer can't be used.
         NotFoundError: The collection isn't there.
     """
-    context.quarantine_path.unlink(missing_ok=True)
     where = spec.data.train
-    rows = _stage(spec, context, tokenizer, where, context.dir / "train-staging")
+    earlier = kept(spec, context)
+    if earlier is not None:
+        prepared, _ = earlier
+        _show(Examples.load(prepared.train), prepared.train, tokenizer, where)
+        return prepared
+    apart = None if spec.retrieval is None else _survey(spec, context)
+    rows = _stage(spec, context, tokenizer, where, context.dir / "train-staging", apart)
     other = None
     if spec.data.eval is not None:
-        other = _stage(spec, context, tokenizer, spec.data.eval, context.dir / "eval-staging")
+        other = _stage(spec, context, tokenizer, spec.data.eval, context.dir / "eval-staging", apart)
     both = [rows] if other is None else [rows, other]
-    retrieval = None if spec.retrieval is None else _describe_retrieval(spec, context, both)
+    retrieval = None if apart is None else _describe_retrieval(spec, context, both, apart)
     _check_usable(spec, context, both)
-    evaluated = np.zeros(len(rows.ids), dtype=np.bool_)
-    if other is None:
-        chosen = held_out(rows.ranks, spec.data.eval_fraction)
-        evaluated = np.fromiter((rank in chosen for rank in rows.ranks), dtype=np.bool_, count=len(rows.ids))
-    if not rows.trainable(~evaluated):
-        raise DataError("every row that can be used was held out", where=where, remedy="lower data.eval_fraction")
-    train = rows.write(~evaluated, context.dir / TRAIN)
-    held, mask = (rows, evaluated) if other is None else (other, np.ones(len(other.ids), dtype=np.bool_))
+    division = divide(rows, other, eval_fraction=spec.data.eval_fraction)
+    if not rows.trainable(division.train):
+        said, remedy = (
+            ("was held out", "lower data.eval_fraction")
+            if other is None
+            else ("is asked by data.eval too", "give data.eval other rows")
+        )
+        raise DataError(f"every row that can be used {said}", where=where, remedy=remedy)
+    train = rows.write(division.train, context.dir / TRAIN)
+    held, mask = (rows if other is None else other), division.held
     evaluation = held.write(mask, context.dir / EVAL) if held.trainable(mask) else None
     if spec.data.eval is not None and evaluation is None:
         raise DataError(
@@ -87,12 +78,15 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         )
     for staged in both:
         staged.clear()
-    print(preflight(train, read_ids(context.dir / TRAIN), tokenizer, where=where), flush=True)
-    trained = np.flatnonzero(~evaluated)
+    _show(train, context.dir / TRAIN, tokenizer, where)
+    if division.leaked:
+        print(f"{division.leaked} rows were left out of training: what they ask or say is held out too", flush=True)
+    trained = np.flatnonzero(division.train)
     questions = {question for place in trained if (question := rows.questions[place]) is not None}
     data = {
         "train_rows": len(trained),
         "eval_rows": int(mask.sum()),
+        "leaked": division.leaked,
         "quarantined": sum(staged.unread.count + staged.unusable.count for staged in both),
         "train_tokens": len(train.input_ids),
         "train_loss_tokens": int(train.loss_mask.sum()),
@@ -101,20 +95,41 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         "train_ids": [rows.ids[place] for place in trained],
         "train_questions": sorted(questions),
     }
-    return Prepared(
+    prepared = Prepared(
         train=context.dir / TRAIN,
         eval=context.dir / EVAL if evaluation is not None else None,
         examples=len(train),
         data=data,
         retrieval=retrieval,
     )
+    keep(spec, context, prepared)
+    return prepared
 
 
-def _stage(spec: FinetuneSpec, context: JobContext, tokenizer: Any, uri: str, folder: Path) -> Staged:
+def _show(train: Examples, folder: Path, tokenizer: Any, where: str) -> None:
+    print(preflight(train, read_ids(folder), tokenizer, where=where), flush=True)
+
+
+def _survey(spec: FinetuneSpec, context: JobContext) -> HeldOut:
+    assert spec.retrieval is not None
+    how = search_of(spec.retrieval)
+    opened = cache(partial(_open_retriever, context.cluster, spec.retrieval.collection))  # once there is a question
+    return survey(
+        list_data_files(_located(spec.data.train, context)),
+        None if spec.data.eval is None else list_data_files(_located(spec.data.eval, context)),
+        eval_fraction=spec.data.eval_fraction,
+        search=lambda questions: opened().search(questions, how),
+        told=lambda done: context.progress("held out", done),
+    )
+
+
+def _stage(
+    spec: FinetuneSpec, context: JobContext, tokenizer: Any, uri: str, folder: Path, apart: HeldOut | None
+) -> Staged:
     make_retrieve = None
-    if spec.retrieval is not None:
+    if spec.retrieval is not None and apart is not None:
         opened = partial(_open_retriever, context.cluster, spec.retrieval.collection)
-        make_retrieve = partial(Retrieve, opened, spec.retrieval, spec.schedule.seed)
+        make_retrieve = partial(Retrieve, opened, spec.retrieval, spec.schedule.seed, apart.bars)
     encode = Encode(tokenizer, spec.prompt, spec.schedule.max_length)
     batches = stream(list_data_files(_located(uri, context)), encode, make_retrieve, cluster_bytes=CLUSTER_BYTES)
     staged = Staged(folder, context.quarantine_path)
@@ -138,7 +153,7 @@ def _open_retriever(cluster: Cluster, collection: str) -> Retriever:
     return open_retriever(cluster, collection)
 
 
-def _describe_retrieval(spec: FinetuneSpec, context: JobContext, sets: list[Staged]) -> dict[str, Any]:
+def _describe_retrieval(spec: FinetuneSpec, context: JobContext, sets: list[Staged], apart: HeldOut) -> dict[str, Any]:
     assert spec.retrieval is not None
     gold = Counter(gold for staged in sets for gold in staged.golds if gold is not None)
     if not gold:
@@ -151,6 +166,8 @@ def _describe_retrieval(spec: FinetuneSpec, context: JobContext, sets: list[Stag
         "with_gold": gold["with"],
         "gold_withheld": gold["without"],
         "gold_not_found": gold["not_found"],
+        "excluded_passages": sum(staged.excluded for staged in sets),
+        "eval_rows_sharing_document": apart.sharing,
     }
     context.progress("retrieve", gold.total(), gold.total(), **counts)
     snapshot = find_snapshot(context.storage, spec.retrieval.collection)

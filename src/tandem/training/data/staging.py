@@ -41,7 +41,8 @@ class Staged:
         quarantine: Where what can't be used is set aside.
         unread: Rows that couldn't be read, or stood there already.
         unusable: Rows that could be read and can't be trained on.
-        ids: Of each row, in order; so too `ranks`, `digests`, `questions` and `golds`.
+        ids: Of each row, in order; so too `ranks`, `digests`, `keys`, `questions` and `golds`.
+        excluded: Passages that were barred from prompts.
         owners: Of each sequence, the place of its row.
         lengths: Of each sequence, its tokens.
     """
@@ -53,8 +54,10 @@ class Staged:
     ids: list[str] = field(default_factory=list)
     ranks: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     questions: list[str | None] = field(default_factory=list)
     golds: list[str | None] = field(default_factory=list)
+    excluded: int = 0
     owners: array[int] = field(default_factory=lambda: array("q"))
     lengths: array[int] = field(default_factory=lambda: array("q"))
 
@@ -97,8 +100,10 @@ class Staged:
                     self.ids.append(row.id)
                     self.ranks.append(row.rank)
                     self.digests.append(row.sha256)
+                    self.keys.append(row.key)
                     self.questions.append(row.question)
                     self.golds.append(row.gold)
+                    self.excluded += row.excluded
                 write_quarantine(self.quarantine, faults)
                 yield len(self.ids) + self.unread.count
 

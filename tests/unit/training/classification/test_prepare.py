@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from stand_ins.world import make_cluster
-from tiny_models import write_embedder
 
 from tandem.artifacts.job import JobContext
 from tandem.errors import DataError, ModelError
@@ -106,13 +105,13 @@ def test_a_label_that_is_not_evaluated_is_said(context: JobContext, tokenizer: A
     assert "no row to evaluate on has the label 'dog': nothing is known of it" in classes.notes
 
 
-def test_more_tokens_than_the_model_has_positions_are_refused(context: JobContext, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    bert = write_embedder(tmp_path / "bert")  # 256 positions
-    spec = classify_spec(context.dir, ROWS, schedule={"max_length": 512})
-    with pytest.raises(ModelError, match=r"the model reads at most \d+ tokens \(set schedule.max_length=\d+ or less\)"):
-        prepare_labelled(spec, context, AutoTokenizer.from_pretrained(bert), bert)
+def test_another_attempt_uses_what_the_first_one_prepared(
+    context: JobContext, tokenizer: Any, tiny_model_path: Path
+) -> None:
+    spec = classify_spec(context.dir, ROWS)
+    first = prepare_labelled(spec, context, tokenizer, tiny_model_path)
+    classify_spec(context.dir, [{"text": f"a cat {n}", "label": label} for n in range(9) for label in ("cat", "cow")])
+    assert prepare_labelled(spec, context, tokenizer, tiny_model_path) == first
 
 
 def test_a_tokenizer_that_cannot_pad_pads_with_its_end_of_sequence_or_is_refused(tokenizer: Any) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,30 @@ def test_another_seed_chooses_otherwise() -> None:
     rows = [row(str(n)) for n in range(50)]
     found = [[GOLD, *OTHERS]] * 50
     assert run(rows, found, 0.5, seed=0).contexts != run(rows, found, 0.5, seed=1).contexts
+
+
+def test_barred_passages_give_way_to_the_next_ones_and_are_counted() -> None:
+    barred = {OTHERS[0], OTHERS[2], OTHERS[5]}
+    result = augment(
+        [row(), row("2")], [[*OTHERS, GOLD]] * 2, passages=3, without_gold=0.0, seed=0, bars=lambda _, p: p in barred
+    )
+    assert [set(context) for context in result.contexts] == [{GOLD, OTHERS[1], OTHERS[3]}] * 2
+    assert result.excluded == 2  # the others ranked too low to stand in a prompt
+
+
+def test_a_rows_own_gold_stays_though_it_is_barred() -> None:
+    result = augment([row()], [[OTHERS[0], GOLD]], passages=3, without_gold=0.0, seed=0, bars=lambda *_: True)
+    assert result.contexts == ((GOLD,),)
+    assert (result.with_gold, result.excluded) == (1, 1)
+
+
+@pytest.mark.parametrize("without_gold", [0.0, 1.0])
+def test_nothing_barred_comes_back_where_gold_is_withheld_or_not_found(without_gold: float) -> None:
+    found = [GOLD, *OTHERS] if without_gold else OTHERS
+    options: dict[str, Any] = {"passages": 3, "seed": 0, "bars": lambda _, passage: passage == OTHERS[1]}
+    result = augment([row()], [found], without_gold=without_gold, **options)
+    assert set(result.contexts[0]) == {OTHERS[0], OTHERS[2], OTHERS[3]}
+    assert result.excluded == 1
 
 
 def test_rows_that_ask_nothing_get_no_context() -> None:
