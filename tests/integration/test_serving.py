@@ -19,6 +19,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from stand_ins.documents import ADAPTERS, DOCUMENTS, eventually
 from stand_ins.otlp_collector import Collector
+from stand_ins.upstream import running as upstream
 
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.config.machine import read_processor
@@ -299,8 +300,9 @@ def test_a_tenant_never_sees_anothers_documents(client: openai.OpenAI) -> None:
     assert sources("key-of-globex") == owned("globex")
 
 
-def test_health_needs_no_key(endpoint: str) -> None:
+def test_health_and_readiness_need_no_key(endpoint: str) -> None:
     assert httpx.get(f"{endpoint}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{endpoint}/readyz").json() == {"status": "ready", "missing": {}}
 
 
 def test_requests_at_once_are_all_answered(client: openai.OpenAI) -> None:
@@ -310,3 +312,52 @@ def test_requests_at_once_are_all_answered(client: openai.OpenAI) -> None:
     with ThreadPoolExecutor(len(names)) as pool:
         answers = list(pool.map(lambda name: ask(client, model=name).choices[0].message.content, names))
     assert answers[:3] * 4 == answers
+
+
+@pytest.mark.parametrize("endpoint", ["transformers"], indirect=True)
+def test_who_leaves_ends_the_generation_plain_or_streamed_and_a_refusal_stays_out_of_the_logs(
+    endpoint: str, indexed: Cluster, endpoint_models: dict[str, Path]
+) -> None:
+    """Through proxy, ingress and language model; the model is a stand-in over HTTP, which sees its callers leave."""
+    from ray import serve
+
+    from tandem.serving.app import build
+
+    with upstream() as behind:
+        args = {
+            "kind": "rag",
+            "name": "app",
+            "model": str(endpoint_models["base"]),
+            "retriever": {"collection": "serving-docs"},
+            "engine": {"name": "upstream", "url": behind.url, "model": "theirs", "max_retries": 0},
+        }
+        serve.run(build(args), name="leaving", route_prefix="/leaving")
+        url, headers = f"{endpoint}/leaving/v1/chat/completions", {"Authorization": "Bearer key-of-all"}
+        for stream in (False, True):
+            body = {"model": "app", "messages": [{"role": "user", "content": "fox?"}], "stream": stream}
+            behind.faults.append("hangs")
+            with (
+                httpx.Client(timeout=httpx.Timeout(30, read=5), headers=headers) as client,
+                pytest.raises(httpx.ReadTimeout),
+                client.stream("POST", url, json=body) as response,
+            ):
+                response.read()
+            assert behind.faults == []
+            assert eventually(lambda: behind.open == 0, within_s=20), f"stream: {stream}"
+        behind.faults.append(400)
+        secret = f"secret-{uuid.uuid4().hex}"
+        body = {"model": "app", "messages": [{"role": "user", "content": secret}]}
+        refused = httpx.post(url, json=body, headers=headers, timeout=30)
+        assert refused.status_code == 400
+        assert secret in refused.json()["error"]["message"]
+        serve.delete("leaving")
+    logs = Path(ray_session()) / "logs"
+    assert [
+        path.name for path in logs.rglob("*") if path.is_file() and secret in path.read_text(errors="replace")
+    ] == []
+
+
+def ray_session() -> str:
+    import ray
+
+    return str(ray._private.worker._global_node.get_session_dir_path())

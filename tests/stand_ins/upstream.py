@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -20,13 +21,26 @@ class Upstream:
     """What was asked, and what goes wrong next.
 
     Attributes:
-        faults: Statuses of the next answers; ``cut`` breaks a stream off after its first piece.
+        faults: Statuses of the next answers, which quote the request; ``cut`` breaks a stream off after its first
+            piece; ``hangs`` sends nothing more, from a plain answer's beginning or after a stream's first piece.
+        open: Answers that hang, and whose caller is still there.
     """
 
     url: str = ""
     faults: list[int | str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    open: int = 0
+
+
+async def hang(state: Upstream, request: Request) -> None:
+    """Until the caller is gone."""
+    state.open += 1
+    try:
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.02)
+    finally:
+        state.open -= 1
 
 
 def build(state: Upstream) -> FastAPI:
@@ -39,11 +53,15 @@ def build(state: Upstream) -> FastAPI:
         state.keys.append(request.headers.get("authorization"))
         fault = state.faults.pop(0) if state.faults else None
         if isinstance(fault, int):
-            return JSONResponse({"error": {"message": f"fault {fault}"}}, fault, {"retry-after-ms": "1"})
+            return JSONResponse(
+                {"error": {"message": f"fault {fault} of {json.dumps(body)}"}}, fault, {"retry-after-ms": "1"}
+            )
         chat = path == "chat/completions"
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         head = {"id": "x", "created": 0, "model": body["model"], "object": "chat.completion" if chat else "text"}
         if not body.get("stream"):
+            if fault == "hangs":
+                await hang(state, request)
             text = "".join(WORDS)
             choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
             return JSONResponse(
@@ -55,8 +73,10 @@ def build(state: Upstream) -> FastAPI:
                 part = {"delta": {"content": word}} if chat else {"text": word}
                 yield f"data: {json.dumps({**head, 'choices': [{'index': 0, 'finish_reason': None, **part}]})}\n\n"
                 if fault == "cut":
-                    yield f"data: {json.dumps({'error': {'message': 'broken'}})}\n\n"
+                    yield f"data: {json.dumps({'error': {'message': f'broken by {json.dumps(body)}'}})}\n\n"
                     return
+                if fault == "hangs":
+                    await hang(state, request)
             last = {"delta": {}} if chat else {"text": ""}
             yield f"data: {json.dumps({**head, 'choices': [{'index': 0, 'finish_reason': 'stop', **last}]})}\n\n"
             yield f"data: {json.dumps({**head, 'choices': [], 'usage': usage})}\n\n"

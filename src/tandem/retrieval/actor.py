@@ -79,9 +79,9 @@ class ActorStore:
         """Delete points; ids that aren't there don't matter."""
         self._call("delete", collection, list(ids))
 
-    def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
+    def search(self, collection: str, queries: Sequence[Query], *, within_s: float | None = None) -> list[list[Hit]]:
         """The best hits of each query, best first, equal scores by id; in the order of the queries."""
-        hits: list[list[Hit]] = self._call("search", collection, list(queries))
+        hits: list[list[Hit]] = self._call("search", collection, list(queries), within_s=within_s)
         return hits
 
     def scroll(
@@ -102,15 +102,18 @@ class ActorStore:
     def close(self) -> None:
         """Nothing to let go of: the actor stays for others."""
 
-    def _call(self, method: str, *args: Any, group: str | None = None, **kwargs: Any) -> Any:
+    def _call(
+        self, method: str, *args: Any, group: str | None = None, within_s: float | None = None, **kwargs: Any
+    ) -> Any:
         import ray
         from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
         remote = getattr(self._actor, method)
         if group is not None:
             remote = remote.options(concurrency_group=group)
+        timeout_s = self._timeout_s if within_s is None else max(0.0, min(within_s, self._timeout_s))
         try:
-            return ray.get(remote.remote(*args, **kwargs), timeout=self._timeout_s)
+            return ray.get(remote.remote(*args, **kwargs), timeout=timeout_s)
         except RayTaskError as error:
             # Ray's wrapper carries the actor's traceback in its text; a person needs the cause alone.
             if isinstance(error.cause, TandemError):
@@ -118,7 +121,7 @@ class ActorStore:
             raise StoreError(f"{method}: {error.cause}", where=f"actor {NAME}") from error
         except (GetTimeoutError, RayActorError) as error:
             raise UnreachableError(
-                f"{method}: no answer from the store in {self._timeout_s:g} s"
+                f"{method}: no answer from the store in {timeout_s:.3g} s"
                 if isinstance(error, GetTimeoutError)
                 else f"{method}: the store's actor is gone",
                 where=f"actor {NAME}",

@@ -134,7 +134,13 @@ class EdgeStore:
         with _translated(self._where(collection)):
             shard.update(UpdateOperation.delete_points(list(ids)))
 
-    def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
+    def search(
+        self,
+        collection: str,
+        queries: Sequence[Query],
+        *,
+        within_s: float | None = None,  # noqa: ARG002 - it is here, and takes milliseconds
+    ) -> list[list[Hit]]:
         """The best hits of each query, best first, equal scores by id; in the order of the queries."""
         from qdrant_edge import QueryBatchRequest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import threading
@@ -91,6 +92,15 @@ class Embedder:
         self._batch_size = batch_size
         self.dimension = int(self._model.get_embedding_dimension())
         self.max_tokens = int(self._model.max_seq_length or 0)
+        # A tokenizer keeps padding and truncation as its state, and changes them at a call that wants others; a change
+        # under another thread's call fails or spoils it. So whoever counts has one of its own, and this first text
+        # sets the model's to what all later ones want.
+        self._model.encode("", show_progress_bar=False)
+        self._counting: Any = copy.deepcopy(self._model.tokenizer.backend_tokenizer)
+        self._counting.no_padding()
+        self._counting.no_truncation()
+        if self.max_tokens:
+            self._counting.enable_truncation(self.max_tokens)
 
     def __repr__(self) -> str:
         return f"Embedder(dimension={self.dimension}, max_tokens={self.max_tokens}, batch_size={self._batch_size})"
@@ -122,11 +132,8 @@ class Embedder:
         return unit
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens that `encode` reads of these texts, together."""
-        tokens = self._model.tokenizer(
-            list(texts), truncation=bool(self.max_tokens), max_length=self.max_tokens or None
-        )
-        return sum(map(len, tokens["input_ids"]))
+        """Tokens that `encode` reads of these texts, together; it may be called while others encode."""
+        return sum(len(read) for read in self._counting.encode_batch_fast(list(texts)))
 
 
 class Remembering:
@@ -135,9 +142,14 @@ class Remembering:
     Args:
         embedder: Computes those that aren't kept.
         size: How many are.
+
+    Attributes:
+        hits: Texts that were kept when they were asked for.
+        misses: Those that weren't.
     """
 
     def __init__(self, embedder: Embedder | Any, size: int) -> None:
+        self.hits = self.misses = 0
         self._embedder = embedder
         self._vectors: LRUCache[str, NDArray[np.float32]] = LRUCache(size)
         self._lock = threading.Lock()
@@ -151,6 +163,8 @@ class Remembering:
 
         with self._lock:
             known = {text: self._vectors[text] for text in texts if text in self._vectors}
+            self.hits += len(known)
+            self.misses += len(set(texts)) - len(known)
         missing = list(dict.fromkeys(text for text in texts if text not in known))
         if missing or not texts:
             computed: NDArray[np.float32] = self._embedder.encode(missing)

@@ -116,13 +116,13 @@ class QdrantStore:
             selector = models.PointIdsList(points=list(ids[begin : begin + _UPSERT_BATCH]))
             self._ask("delete", collection, points_selector=selector, wait=True, about=collection)
 
-    def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
+    def search(self, collection: str, queries: Sequence[Query], *, within_s: float | None = None) -> list[list[Hit]]:
         """The best hits of each query, best first, equal scores by id; in the order of the queries."""
         asked = [number for number, query in enumerate(queries) if contract.branches(query)]
         hits: list[list[Hit]] = [[] for _ in queries]
         if asked:
             requests = [_request(queries[number]) for number in asked]
-            answers = self._ask("query_batch_points", collection, requests, about=collection)
+            answers = self._ask("query_batch_points", collection, requests, about=collection, within_s=within_s)
             for number, answer in zip(asked, answers, strict=True):
                 found = [
                     Hit(str(point.id), float(point.score), point.payload or {}, (point.vector or {}).get(DENSE))
@@ -164,13 +164,15 @@ class QdrantStore:
     def _missing(self, collection: str) -> TandemError:
         return contract.no_such_collection(collection, sorted({*self.aliases(), *self.collections()}), self._url)
 
-    def _ask(self, method: str, *args: Any, about: str | None = None, **kwargs: Any) -> Any:
+    def _ask(
+        self, method: str, *args: Any, about: str | None = None, within_s: float | None = None, **kwargs: Any
+    ) -> Any:
         """One request that may be sent again.
 
         Raises:
             NotFoundError: The server doesn't know the collection that it is `about`.
         """
-        answer = self._line.ask(method, *args, **kwargs)
+        answer = self._line.ask(method, *args, within_s=within_s, **kwargs)
         if answer is NOT_FOUND:
             if about is not None:
                 raise self._missing(about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from typing import Any
@@ -28,29 +29,46 @@ class QdrantLine:
         from qdrant_client import QdrantClient
 
         self._url = url
+        self._timeout_s = timeout_s
         with warnings.catch_warnings():
             # Inside a cluster the store's address is plain http, and whoever wrote it into the cluster file knows.
             warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
             # The version check costs a request and only warns; the contract suite says which servers fit.
             self._client: Any = QdrantClient(url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False)
 
-    def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def ask(self, method: str, *args: Any, within_s: float | None = None, **kwargs: Any) -> Any:
         """What a method of the client returns, or `NOT_FOUND` for a 404.
+
+        Args:
+            method: Of the client.
+            args: Its arguments.
+            within_s: Seconds for it, with all that is sent again; None for the client's own time for each request.
+            kwargs: Its arguments.
 
         Raises:
             AuthError: The server refuses the key.
             StoreError: It refuses the request, or fails again and again.
             UnreachableError: No answer, none in time, or half of one, again and again.
         """
-        for pause in PAUSES_S:
+        ends = None if within_s is None else time.monotonic() + within_s
+        for pause in (*PAUSES_S, None):
             try:
-                return self._once(method, *args, **kwargs)
+                return self._once(method, *args, **kwargs, **self._limit(ends))
             except _PassingError as again:
-                time.sleep(pause if again.after_s is None else again.after_s)
-        try:
-            return self._once(method, *args, **kwargs)
-        except _PassingError as again:
-            raise again.error from again.__cause__
+                pause_s = pause if pause is None or again.after_s is None else again.after_s
+                if pause_s is None or (ends is not None and time.monotonic() + pause_s >= ends):
+                    raise again.error from again.__cause__
+                time.sleep(pause_s)
+        raise AssertionError("the last pause is None")
+
+    def _limit(self, ends: float | None) -> dict[str, int]:
+        if ends is None:
+            return {}
+        left_s = ends - time.monotonic()
+        if left_s <= 0:
+            raise self._unreachable("no time is left")
+        # Whole seconds, as the server and the client take them.
+        return {"timeout": min(math.ceil(left_s), self._timeout_s)}
 
     def close(self) -> None:
         """Close the connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ class Retriever:
         *,
         tenant: str | None = None,
         filter: Filter | None = None,
+        within_s: float | None = None,
     ) -> list[list[Passage]]:
         """The passages of each question, best first (with `diversity`: in the order in which they were chosen).
 
@@ -94,6 +96,7 @@ class Retriever:
             how: The search, and what is done with its candidates.
             tenant: Only this tenant's passages and those that belong to nobody; None for all, whoever's they are.
             filter: Payload fields that must have this value, or one of a list of values (``{"source": "a.md"}``).
+            within_s: Seconds; after them the store isn't asked, or not waited for. None for the store's own patience.
 
         Returns:
             In the order of the questions.
@@ -102,10 +105,11 @@ class Retriever:
             InputError: A filter's value is of a type that can't be matched.
             NotFoundError: The collection isn't there.
             StoreError: The engine refuses.
-            UnreachableError: The store can't be reached.
+            UnreachableError: The store can't be reached, or not within the time.
         """
         if not questions:
             return []
+        ends = None if within_s is None else time.monotonic() + within_s
         has_terms = self.snapshot is None or self.snapshot.sparse
         embeds = how.mode != "sparse" or how.min_similarity is not None
         vectors = self._embedder.encode(questions) if embeds else [None] * len(questions)
@@ -123,7 +127,8 @@ class Retriever:
             )
             for vector, sparse in zip(vectors, terms, strict=True)
         ]
-        found = self._store.search(self.collection, queries)
+        left_s = None if ends is None else ends - time.monotonic()
+        found = self._store.search(self.collection, queries, within_s=left_s)
         if how.min_similarity is not None:
             pairs = zip(found, vectors, strict=True)
             found = [near_enough(hits, vector, how.min_similarity) for hits, vector in pairs]
@@ -148,6 +153,12 @@ class Retriever:
         """
         current = self._store.aliases().get(name)
         return current is not None and current != self.collection
+
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """How many questions' vectors were kept when they were asked for, and how many weren't."""
+        embedder = self._embedder
+        return (embedder.hits, embedder.misses) if isinstance(embedder, Remembering) else (0, 0)
 
     def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Vectors as the collection's, float32, (texts, dimension); and the tokens that were read."""

@@ -169,8 +169,14 @@ class VectorStore(Protocol):
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """Delete points; ids that aren't there don't matter."""
 
-    def search(self, collection: str, queries: Sequence[Query]) -> list[list[Hit]]:
-        """The best hits of each query, best first, equal scores by id; in the order of the queries."""
+    def search(self, collection: str, queries: Sequence[Query], *, within_s: float | None = None) -> list[list[Hit]]:
+        """The best hits of each query, best first, equal scores by id; in the order of the queries.
+
+        Args:
+            collection: Its name.
+            queries: Any number.
+            within_s: Seconds after which a store that is elsewhere isn't waited for any more (UnreachableError).
+        """
 
     def scroll(
         self, collection: str, *, fields: Sequence[str], limit: int, offset: str | None, vectors: bool = False

@@ -42,6 +42,8 @@ class Piece:
         completion_tokens: Tokens generated, in the last piece.
         index: Of the choice that it belongs to.
         cached: The answer was given before.
+        refused: Why the language model refuses the request, for the caller alone. No exception: Ray Serve logs what a
+            replica raises, and the reason may quote the prompt.
     """
 
     text: str
@@ -50,15 +52,19 @@ class Piece:
     completion_tokens: int = 0
     index: int = 0
     cached: bool = False
+    refused: str | None = None
 
 
 class Search(Protocol):
     """Passages for a question, best first."""
 
     async def __call__(
-        self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None
+        self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None, within_s: float
     ) -> list[CitedPassage]:
-        """Search; with a tenant, its passages alone; of those, the ones that the filter lets through."""
+        """Search; with a tenant, its passages alone; of those, the ones that the filter lets through.
+
+        After `within_s` seconds nobody waits for it.
+        """
         ...
 
 

@@ -58,6 +58,16 @@ def unknown_model(name: str, known: list[str]) -> ApiError:
     return ApiError(404, message, "model_not_found", "model")
 
 
+def too_slow(seconds: float) -> ApiError:
+    """408."""
+    return ApiError(408, f"The request's body wasn't here within {seconds:g} s.", "request_timeout")
+
+
+def client_gone() -> ApiError:
+    """499, as nginx says it: nobody reads this answer."""
+    return ApiError(499, "The caller is gone.", "client_closed_request")
+
+
 def too_large(limit: int) -> ApiError:
     """413."""
     return ApiError(413, f"The request's body is larger than {limit} bytes.", "request_too_large")

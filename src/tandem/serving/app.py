@@ -57,7 +57,8 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
     """
     from ray import serve
 
-    from tandem.serving.replicas import Ingress, Retriever
+    from tandem.serving.replicas import Ingress
+    from tandem.serving.searching import Retriever
 
     settings = spec.canonical()
     # Above the limit that the ingress itself keeps, so that it can answer 429 instead of letting requests queue.

@@ -82,7 +82,7 @@ class ChatService:
         max_tokens = self._max_tokens(request, request.n)
         begun = time.perf_counter()
         with span("search"):
-            found = await self._before(deadline, self._passages(request, caller))
+            found = await self._before(deadline, self._passages(request, caller, deadline))
         searched = None if found is None else Searched(len(found), time.perf_counter() - begun)
         if found == [] and self.spec.conversation.nothing_found is not None:
             pieces = _said(self.spec.conversation.nothing_found, request.n)
@@ -158,7 +158,7 @@ class ChatService:
             request.wanted_tokens or limits.default_max_tokens, limits.max_tokens, self.spec.engine.max_model_len - 1
         )
 
-    async def _passages(self, request: ChatRequest, caller: Caller) -> list[CitedPassage] | None:
+    async def _passages(self, request: ChatRequest, caller: Caller, deadline: float) -> list[CitedPassage] | None:
         wanted = request.passages
         if wanted is None:
             return None
@@ -177,6 +177,7 @@ class ChatService:
             retriever.wanting(wanted.top_k),
             tenant=caller.tenant,
             filter=wanted.filter,
+            within_s=deadline - asyncio.get_running_loop().time(),
         )
 
     async def _pieces(

@@ -17,6 +17,8 @@ from tandem.specs.rag import ConversationSpec
 logger = logging.getLogger(__name__)
 
 SPEAKER = {"user": "User", "assistant": "Assistant"}
+# More than text has in any language; what is longer isn't worth tokenizing to learn that it doesn't fit.
+CHARACTERS_PER_TOKEN = 16
 
 
 async def condensed(
@@ -62,9 +64,23 @@ async def condensed(
 def _prompt(
     spec: ConversationSpec, turns: list[str], question: str, count: Callable[[Prompt], int], budget: int
 ) -> list[dict[str, str]] | None:
-    for first in range(len(turns)):
-        text = fill(spec.condense_prompt, conversation="\n".join(turns[first:]), question=question)
-        messages = [{"role": "user", "content": text}]
-        if count(messages) <= budget:
-            return messages
-    return None
+    """The prompt with as many of the newest turns as fit; None where not even one does."""
+    room = budget * CHARACTERS_PER_TOKEN - len(question)
+    # The turns that are left have few enough characters: this bounds each count below.
+    high = 0
+    for turn in reversed(turns):
+        room -= len(turn) + 1
+        if room < 0:
+            break
+        high += 1
+    # Each turn only adds tokens: bisect for how many fit, as `context.fit` does.
+    low, best = 0, None
+    while low < high:
+        middle = (low + high + 1) // 2
+        text = fill(spec.condense_prompt, conversation="\n".join(turns[-middle:]), question=question)
+        candidate = [{"role": "user", "content": text}]
+        if count(candidate) <= budget:
+            low, best = middle, candidate
+        else:
+            high = middle - 1
+    return best

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse
 
 from tandem.serving import page
 from tandem.serving.answers import Answer, Piece, Usage
-from tandem.serving.api_errors import ApiError, as_api_error, overloaded, too_large, unknown_model
+from tandem.serving.api_errors import ApiError, as_api_error, unknown_model
 from tandem.serving.api_keys import Caller, KeyRing
 from tandem.serving.bodies import CHAT, TEXT, Shape, completion, embeddings, events, model_cards
 from tandem.serving.chat import ChatService
 from tandem.serving.openapi import document
-from tandem.serving.rate_limits import Allowance, RateLimits
+from tandem.serving.rate_limits import Allowance, Places, RateLimits
+from tandem.serving.readiness import Ready
+from tandem.serving.receiving import read_body, while_connected
 from tandem.serving.requests import ChatRequest, CompletionRequest, EmbeddingRequest, parse
+from tandem.serving.sending import EventStream, OneRequestAConnection
 from tandem.serving.signals import REQUEST_ID, Observation, Observe, request_id
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(service: Callable[[], ChatService], keys: KeyRing, observe: Observe) -> FastAPI:
+def create_app(
+    service: Callable[[], ChatService],
+    keys: KeyRing,
+    observe: Observe,
+    ready: Ready,
+    in_flight: Callable[[int], None],
+) -> FastAPI:
     """The endpoint as an ASGI application.
 
     Args:
         service: Gives the service; asked at every request, since its settings can change while it runs.
         keys: Who may call.
         observe: Told of every request of the API when it has ended.
+        ready: Says which of the parts behind the service aren't ready.
+        in_flight: Told how many requests are being answered, whenever that changes.
     """
-    endpoint = Endpoint(service, keys)
+    endpoint = Endpoint(service, keys, ready, Places(in_flight))
     app = FastAPI(title="Tandem", docs_url=None, redoc_url=None, openapi_url=None)
     api: list[tuple[str, str, Handler]] = [
         ("POST", "/v1/chat/completions", endpoint.chat),
@@ -49,6 +59,7 @@ def create_app(service: Callable[[], ChatService], keys: KeyRing, observe: Obser
         app.add_route(path, _observed(path, handler, observe), methods=[method])
     # Probes aren't worth a line each.
     app.add_route("/healthz", _guarded(endpoint.health), methods=["GET"])
+    app.add_route("/readyz", _guarded(endpoint.readiness), methods=["GET"])
     app.add_route("/openapi.json", _guarded(endpoint.openapi), methods=["GET"])
     page.add_routes(app)
     app.add_middleware(OneRequestAConnection)
@@ -57,35 +68,15 @@ def create_app(service: Callable[[], ChatService], keys: KeyRing, observe: Obser
     return app
 
 
-class OneRequestAConnection:
-    """Asks the proxy for a new connection each time; the caller's own to the proxy stays open.
-
-    When a replica dies under a request that came on a connection used before, HAProxy takes it for one that was closed
-    for being idle, and closes the caller's without a word; on a new one it answers with a status.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, with the header added."""
-
-        async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-            await send(message)
-
-        await self._app(scope, receive, closing)
-
-
 class Endpoint:
     """The handlers, and how many requests are being answered now."""
 
-    def __init__(self, service: Callable[[], ChatService], keys: KeyRing) -> None:
+    def __init__(self, service: Callable[[], ChatService], keys: KeyRing, ready: Ready, places: Places) -> None:
         self._service = service
         self._keys = keys
+        self._ready = ready
+        self._places = places
         self._limits = RateLimits()
-        self._active = 0
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``, plain and streamed."""
@@ -120,23 +111,24 @@ class Endpoint:
         return await self._admitted(request, begin)
 
     async def _admitted(
-        self, request: Request, begin: Callable[[ChatService, bytes, Caller, Allowance], Awaitable[Response]]
+        self, request: Request, begin: Callable[[ChatService, bytes, Caller, Allowance], Coroutine[Any, Any, Response]]
     ) -> Response:
         """Answer within the limits; a stream's place is free again when the stream has ended."""
         caller = self._caller(request)
         service = self._service()
         limits = service.spec.limits
-        if self._active >= limits.max_ongoing_requests:
-            raise overloaded()
+        self._places.check(limits)
         allowance = self._limits.admit(caller, limits)
-        self._active += 1
+        # Who sends slowly takes no place; until then Ray Serve's own limit holds, which is above this one.
+        body = await read_body(request, limits)
+        self._places.take(limits)
         response: Response | None = None
         try:
-            response = await begin(service, await _read_body(request, limits.max_body_bytes), caller, allowance)
+            response = await while_connected(request, begin(service, body, caller, allowance))
             return response
         finally:
             if not isinstance(response, EventStream):
-                self._active -= 1
+                self._places.free()
 
     def _caller(self, request: Request) -> Caller:
         caller = self._keys.caller(request.headers.get("authorization"))
@@ -173,7 +165,7 @@ class Endpoint:
                 await counted.pieces.aclose()
 
     async def _close(self, answer: Answer) -> None:
-        self._active -= 1
+        self._places.free()
         await answer.pieces.aclose()
 
     async def models(self, request: Request) -> Response:
@@ -194,34 +186,15 @@ class Endpoint:
         """``GET /healthz``: this process answers; it says nothing of the language model."""
         return JSONResponse({"status": "ok"})
 
+    async def readiness(self, _: Request) -> Response:
+        """``GET /readyz``: the parts that a request needs answer; 503 with those that don't."""
+        missing = await self._ready()
+        body = {"status": "not ready" if missing else "ready", "missing": missing}
+        return JSONResponse(body, 503 if missing else 200, {"Cache-Control": "no-store"})
+
     async def openapi(self, _: Request) -> Response:
         """``GET /openapi.json``."""
         return JSONResponse(document())
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events that call `close` however they end.
-
-    A generator's own `finally` isn't enough: when the client is gone before the first event, it never starts.
-    """
-
-    def __init__(self, content: Any, *, close: Callable[[], Awaitable[None]], headers: dict[str, str]) -> None:
-        super().__init__(content, media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers})
-        self._close = close
-        self._closed: Callable[[], None] | None = None
-
-    def when_closed(self, told: Callable[[], None]) -> None:
-        """Call this at the very end."""
-        self._closed = told
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._close()
-            if self._closed is not None:
-                self._closed()
 
 
 def _counted(answer: Answer, usage: Usage, allowance: Allowance, seen: Observation) -> Answer:
@@ -293,15 +266,3 @@ async def _no_such_page(request: Request, error: Exception) -> Response:
     message = f"There is no {request.method} {request.url.path} here."
     body = ApiError(status, message, "not_found").body()
     return JSONResponse(body, status, getattr(error, "headers", None))
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large(limit)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise too_large(limit)
-    return bytes(body)

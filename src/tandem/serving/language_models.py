@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import InputError, TandemError
+from tandem.errors import TandemError
 from tandem.models.engines import vllm_cpu_lora
 from tandem.models.engines.opening import open_engine
 from tandem.models.engines.protocol import Generation, GenerationRequest
@@ -31,7 +31,13 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:
-        """An answer in pieces; one or two when it isn't streamed. The last has the reason and the token counts."""
+        """An answer in pieces; one or two when it isn't streamed. The last has the reason and the token counts.
+
+        What it raises has nothing of the prompt in it: Ray Serve logs it.
+        """
+
+    async def ready(self) -> None:  # noqa: B027 - whoever can be called is ready, unless it knows better
+        """Raises when it couldn't answer now; cheap, asked every second."""
 
     async def answer(self, request: GenerationRequest) -> Piece:
         """An answer in one piece."""
@@ -94,6 +100,10 @@ class VllmServer(LanguageModel):
         """Fails when the engine's processes are dead, so that Serve replaces the replica."""
         await self._server.check_health()
 
+    async def ready(self) -> None:
+        """As `check_health`."""
+        await self.check_health()
+
     async def __del__(self) -> None:
         # Serve calls this when it stops a replica: its engine's processes must end with it.
         engine = getattr(getattr(self, "_server", None), "engine", None)
@@ -108,7 +118,6 @@ async def pieces_of(items: AsyncIterable[Any]) -> AsyncGenerator[Piece, None]:
     vLLM sends the reason of the end and the token counts apart; the last piece has both.
 
     Raises:
-        InputError: The engine refused the request.
         TandemError: The engine failed.
     """
     reason: str | None = None
@@ -116,8 +125,9 @@ async def pieces_of(items: AsyncIterable[Any]) -> AsyncGenerator[Piece, None]:
     async for item in items:
         for part in item if isinstance(item, list) else [item]:
             for chunk in _chunks(part):
-                if chunk.get("error"):
-                    raise _engine_error(int(chunk["error"].get("code") or 500), str(chunk["error"].get("message")))
+                if fault := chunk.get("error"):
+                    yield _refusal(int(fault.get("code") or 500), str(fault.get("message")))
+                    return
                 usage = chunk.get("usage") or usage
                 for choice in chunk.get("choices") or ():
                     reason = choice.get("finish_reason") or reason
@@ -134,9 +144,11 @@ def _chunks(part: Any) -> list[dict[str, Any]]:
     return [json.loads(text) for text in data if text != "[DONE]"]
 
 
-def _engine_error(code: int, message: str) -> TandemError:
+def _refusal(code: int, message: str) -> Piece:
     # The engine's message may quote the prompt; the caller, whose prompt it is, may see it.
-    return InputError(message) if 400 <= code < 500 else TandemError("the engine failed")
+    if 400 <= code < 500:
+        return Piece("", refused=message)
+    raise TandemError("the engine failed")
 
 
 class TransformersServer(LanguageModel):

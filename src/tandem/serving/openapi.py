@@ -132,6 +132,13 @@ class Health(_Answered):
     status: Literal["ok"]
 
 
+class Readiness(_Answered):
+    """Whether the parts that a request needs answer."""
+
+    status: Literal["ready", "not ready"]
+    missing: dict[str, str]
+
+
 class Fault(_Answered):
     """What is wrong."""
 
@@ -147,11 +154,21 @@ class Error(_Answered):
     error: Fault
 
 
-ANSWERED: tuple[type[BaseModel], ...] = (ChatCompletion, TextCompletion, Embeddings, Model, Models, Health, Error)
+ANSWERED: tuple[type[BaseModel], ...] = (
+    ChatCompletion,
+    TextCompletion,
+    Embeddings,
+    Model,
+    Models,
+    Health,
+    Readiness,
+    Error,
+)
 ERRORS = {
     400: "a parameter is unknown, wrong or unsupported, or what was sent doesn't fit",
     401: "no API key, or none that is known",
     404: "no such model",
+    408: "the body wasn't there within the limit",
     413: "the body is larger than the limit",
     429: "too many requests at once, or above the key's limits",
     500: "the endpoint failed",
@@ -198,6 +215,7 @@ def document() -> dict[str, Any]:
                 | {"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]}
             },
             "/healthz": {"get": _reads("health", Health) | {"security": []}},
+            "/readyz": {"get": _ready() | {"security": []}},
         },
         "components": {
             "schemas": schemas["$defs"],
@@ -238,6 +256,12 @@ def _reads(name: str, answer: type[BaseModel], *errors: int) -> dict[str, Any]:
     found = {"200": {"description": (answer.__doc__ or "").splitlines()[0], "content": _json(answer)}}
     # Whatever is read may fail.
     return {"operationId": name, "responses": found | {str(status): _error(status) for status in (*errors, 500)}}
+
+
+def _ready() -> dict[str, Any]:
+    asked = _reads("ready", Readiness)
+    asked["responses"]["503"] = {"description": "what is missing isn't ready", "content": _json(Readiness)}
+    return asked
 
 
 def _error(status: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How many requests and tokens an API key may have per minute."""
+"""How many requests are answered at once, and how many requests and tokens an API key may have per minute."""
 
 from __future__ import annotations
 
@@ -6,11 +6,47 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tandem.serving.api_errors import over_limit
+from tandem.serving.api_errors import over_limit, overloaded
 from tandem.serving.api_keys import Caller
 from tandem.specs.rag import LimitSpec
 
 MINUTE_S = 60.0
+
+
+class Places:
+    """The requests that are being answered, in this process alone.
+
+    Args:
+        told: How many, whenever that changes.
+    """
+
+    def __init__(self, told: Callable[[int], None]) -> None:
+        self._told = told
+        self._taken = 0
+
+    def check(self, limits: LimitSpec) -> None:
+        """Whether there is one.
+
+        Raises:
+            ApiError: 429: there is none.
+        """
+        if self._taken >= limits.max_ongoing_requests:
+            raise overloaded()
+
+    def take(self, limits: LimitSpec) -> None:
+        """Take one; `free` gives it back.
+
+        Raises:
+            ApiError: 429: there is none.
+        """
+        self.check(limits)
+        self._taken += 1
+        self._told(self._taken)
+
+    def free(self) -> None:
+        """One has ended."""
+        self._taken -= 1
+        self._told(self._taken)
 
 
 @dataclass

@@ -1,46 +1,32 @@
-"""What Ray Serve runs beside the language model: the ingress, and the retriever behind it."""
+"""The ingress's deployment: what Ray Serve runs before retriever and language model."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from tandem.config.cluster import Cluster
-from tandem.config.machine import cores
-from tandem.errors import NotFoundError, SpecError, TandemError
+from tandem.errors import InputError, SpecError
 from tandem.models.engines.prompting import load_tokenizer, token_ids
 from tandem.models.engines.protocol import GenerationRequest
 from tandem.serving.answers import CitedPassage, Piece
 from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
+from tandem.serving.readiness import Readiness, threads_turn
 from tandem.serving.signals import Meter, Observation, log
-from tandem.specs.rag import RECONFIGURABLE, RagSpec, RetrieverSpec
+from tandem.specs.rag import RECONFIGURABLE, RagSpec
 
 if TYPE_CHECKING:
     import numpy as np
     from fastapi import FastAPI
     from numpy.typing import NDArray
 
-    from tandem.retrieval.retriever import Passage
-    from tandem.retrieval.retriever import Retriever as IndexRetriever
     from tandem.retrieval.store import Filter
     from tandem.specs.search import SearchSpec
 
-    Settings = tuple[SearchSpec, str | None, str]  # how, tenant, filter as JSON
-
-# Below Serve's own logger, whose files a replica writes.
-logger = logging.getLogger("ray.serve.tandem")
-
-RETRIEVER_BATCH = 32
-FOLLOW_S = 5.0  # between two looks at what the collection's name stands for
-RETRIEVER_THREADS = 4  # at most: one short question gains nothing from more
 _PLAIN = {"request_serialization": "pickle", "response_serialization": "pickle"}  # a third of cloudpickle's time
 
 
@@ -64,6 +50,13 @@ class Ingress:
         self._llm = llm.options(**_PLAIN)
         self._llm_stream = llm.options(stream=True, **_PLAIN)
         self._service = self._build(RagSpec.model_validate(spec))
+        scaling = self._service.spec.autoscaling
+        # Asking a part that may scale to zero would keep it from that.
+        parts = {
+            "retriever": (scaling.retriever, lambda: _outcome(self._retriever.ready.remote())),
+            "llm": (scaling.llm, lambda: _outcome(self._llm.ready.remote())),
+        }
+        self._ready = Readiness({name: ask for name, (replicas, ask) in parts.items() if replicas.min_replicas})
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over settings that need no new replica.
@@ -103,16 +96,22 @@ class Ingress:
             log(seen)
             meter(seen)
 
-        return create_app(lambda: self._service, self._keys, observe)
+        return create_app(lambda: self._service, self._keys, observe, self._ready, meter.in_flight)
+
+    async def check_health(self) -> None:
+        """Fails when its threads are stuck, so that Serve replaces the replica."""
+        await threads_turn()
 
     async def _search(
-        self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None
+        self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None, within_s: float
     ) -> list[CitedPassage]:
-        found: list[CitedPassage] = await self._retriever.search.remote(question, how, tenant, filter)
+        response = self._retriever.search.remote(question, how, tenant, filter, within_s)
+        found: list[CitedPassage] = await _outcome(response)
+        self._ready.heard("retriever")
         return found
 
     async def _embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-        embedded: tuple[NDArray[np.float32], int] = await self._retriever.embed.remote(texts)
+        embedded: tuple[NDArray[np.float32], int] = await _outcome(self._retriever.embed.remote(texts))
         return embedded
 
     async def _generate(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
@@ -122,87 +121,33 @@ class Ingress:
         try:
             if stream:
                 async for piece in response:
-                    yield piece
+                    self._ready.heard("llm")
+                    yield _taken(piece)
             else:
                 whole: Piece = await response
-                yield whole
+                self._ready.heard("llm")
+                yield _taken(whole)
             ended = True
         finally:
             if not ended:
                 response.cancel()
 
 
-class Retriever:
-    """Searches the collection that a name stands for; questions that arrive together are embedded together.
+async def _outcome(response: Any) -> Any:
+    """What a deployment answers; when nobody waits for it any more it is cancelled there too."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
 
-    Args:
-        storage: The cluster's storage folder.
-        spec: What is searched, and with which reranker, as JSON types; how, each search says.
-        remembered: Questions whose vectors are kept.
+
+def _taken(piece: Piece) -> Piece:
+    """A piece of an answer.
+
+    Raises:
+        InputError: It is a refusal; only here, where the caller is, it is one.
     """
-
-    def __init__(self, storage: str, spec: dict[str, Any], remembered: int) -> None:
-        import torch
-        from ray import serve
-
-        # Ray gives an actor with a tenth of a CPU one thread; the question is somebody's waiting time.
-        torch.set_num_threads(min(RETRIEVER_THREADS, cores()))
-        self._cluster = Cluster.load(Path(storage))
-        self._spec = RetrieverSpec.model_validate(spec)
-        self._remembered = remembered
-        self._retriever = self._open()
-        self._look_at = time.monotonic() + FOLLOW_S
-        self._following: asyncio.Task[None] | None = None
-        # Nobody waits for others to come: what arrives while a batch is searched is the next one.
-        self._batched = serve.batch(max_batch_size=RETRIEVER_BATCH, batch_wait_timeout_s=0)(self._search)
-
-    async def search(self, question: str, how: SearchSpec, tenant: str | None, filter: Filter | None) -> list[Passage]:
-        """Passages for a question, best first; of the tenant alone, if there is one, and within the filter."""
-        found: list[Passage] = await self._batched((question, (how, tenant, json.dumps(filter))))
-        return found
-
-    async def embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-        """Vectors as the collection's, float32, (texts, dimension); and the tokens that were read."""
-        return await asyncio.to_thread(self._retriever.embed, texts)
-
-    async def _search(self, calls: list[tuple[str, Settings]]) -> list[list[Passage]]:
-        # Beside the searches: the collection that the name stood for until now is kept for a rollback.
-        if time.monotonic() >= self._look_at and (self._following is None or self._following.done()):
-            self._look_at = time.monotonic() + FOLLOW_S
-            self._following = asyncio.create_task(self._follow())
-        groups: dict[Settings, list[int]] = {}
-        for index, (_, settings) in enumerate(calls):
-            groups.setdefault(settings, []).append(index)
-        found: list[list[Passage]] = [[] for _ in calls]
-        for settings, members in groups.items():
-            questions = [calls[index][0] for index in members]
-            try:
-                results = await self._ask(questions, settings)
-            except NotFoundError:
-                # The collection was dropped since the last look: its name stands for another, or for none.
-                await self._follow()
-                results = await self._ask(questions, settings)
-            for index, passages in zip(members, results, strict=True):
-                found[index] = passages
-        return found
-
-    async def _ask(self, questions: list[str], settings: Settings) -> list[list[Passage]]:
-        how, tenant, narrowed = settings
-        # In a thread: embedding takes milliseconds of processor time, and the replica's event loop must turn.
-        return await asyncio.to_thread(
-            self._retriever.search, questions, how, tenant=tenant, filter=json.loads(narrowed)
-        )
-
-    async def _follow(self) -> None:
-        try:
-            if await asyncio.to_thread(self._retriever.is_outdated, self._spec.collection):
-                self._retriever = await asyncio.to_thread(self._open)
-                logger.info("%s is %s from now on", self._spec.collection, self._retriever.collection)
-        except TandemError as error:
-            # What is open goes on answering; the next look comes soon.
-            logger.warning("can't follow the collection %s: %s", self._spec.collection, error)
-
-    def _open(self) -> IndexRetriever:
-        from tandem.retrieval.retriever import open_retriever
-
-        return open_retriever(self._cluster, self._spec.collection, self._spec.rerank, remembered=self._remembered)
+    if piece.refused is not None:
+        raise InputError(piece.refused)
+    return piece

@@ -12,6 +12,7 @@ from tandem.serving.api_errors import ApiError, bad_request
 INT64 = 2**63 - 1
 MAX_CHOICES = 128  # OpenAI's; the spec's limits allow fewer
 MAX_INPUTS = 2048  # OpenAI's
+MAX_MESSAGES = 2048  # a chat template goes through all of them
 # Below it a sampled token is the likeliest one anyway, and probabilities overflow.
 GREEDY_BELOW = 0.01
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -141,7 +142,7 @@ class Sampling(BaseModel):
 class ChatRequest(Sampling):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
     metadata: dict[str, str] | None = None
     retrieval: bool | RetrievalOptions = Field(True, description="false: an answer without passages")

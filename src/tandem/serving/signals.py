@@ -22,6 +22,7 @@ REQUEST_ID = "x-request-id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
 TENANTS_SHOWN = 50  # each is a time series of its own
+ERRORS_SHOWN = 50
 OTHERS = "(others)"
 
 Observe = Callable[["Observation"], None]
@@ -115,6 +116,7 @@ class Meter:
     """
 
     def __init__(self, app: str) -> None:
+        from ray.serve.metrics import Gauge
         from ray.util.metrics import Counter, Histogram
 
         keys = ("app", "model", "tenant")
@@ -129,7 +131,10 @@ class Meter:
             made.set_default_tags({"app": app})
             return made
 
+        self._in_flight = Gauge("tandem_endpoint_in_flight", "Requests that are being answered", tag_keys=("app",))
+        self._in_flight.set_default_tags({"app": app})
         self._requests = counter("requests", "Requests by path and status", "path", "status")
+        self._errors = counter("errors", "Answers that failed, streams that broke among them", "path", "kind")
         self._tokens = counter("tokens", "Tokens of prompts and answers", "kind")
         self._searches = counter("searches", "Searches by whether they found anything", "found")
         self._cache_hits = counter("answer_cache_hits", "Answers that came from the cache")
@@ -137,12 +142,19 @@ class Meter:
         self._total = seconds("request", "From the request to the last of the answer")
         self._search = seconds("retrieval", "Of the search, the rewriting of the question included")
         self._generation = seconds("generation", "From the end of the search to the last of the answer")
-        self._tenants: set[str] = set()
+        self._tenants = Bounded(TENANTS_SHOWN)
+        self._kinds = Bounded(ERRORS_SHOWN)
+
+    def in_flight(self, requests: int) -> None:
+        """So many are being answered now, by this replica."""
+        self._in_flight.set(requests)
 
     def __call__(self, seen: Observation) -> None:
         """Count a request that has ended."""
-        tags = {"model": seen.model, "tenant": self._bounded(seen.tenant)}
+        tags = {"model": seen.model, "tenant": self._tenants(seen.tenant)}
         self._requests.inc(1, tags={**tags, "path": seen.path, "status": str(seen.status)})
+        if seen.error:
+            self._errors.inc(1, tags={**tags, "path": seen.path, "kind": self._kinds(seen.error)})
         if seen.searched is not None:
             self._searches.inc(1, tags={**tags, "found": "yes" if seen.searched.found else "no"})
             self._search.observe(seen.searched.seconds, tags=tags)
@@ -158,11 +170,44 @@ class Meter:
             before = seen.searched.seconds if seen.searched else 0.0
             self._generation.observe(max(seen.total_s - before, 0.0), tags=tags)
 
-    def _bounded(self, tenant: str) -> str:
-        if tenant not in self._tenants and len(self._tenants) >= TENANTS_SHOWN:
+
+class QuestionMeter:
+    """Ray's metric of a retriever replica: questions whose vectors were kept, and those that were computed."""
+
+    def __init__(self) -> None:
+        from ray.serve.metrics import Counter
+
+        self._questions = Counter(
+            "tandem_retriever_questions", "Questions by whether their vectors were kept", tag_keys=("kept",)
+        )
+        self._told = {"yes": 0, "no": 0}
+
+    def __call__(self, hits: int, misses: int) -> None:
+        """Count what has been added to these totals since; smaller ones are a new retriever's."""
+        for kept, total in (("yes", hits), ("no", misses)):
+            before = self._told[kept] if total >= self._told[kept] else 0
+            if total > before:
+                self._questions.inc(total - before, tags={"kept": kept})
+            self._told[kept] = total
+
+
+class Bounded:
+    """The values of a tag: the first ones by name, all others as one.
+
+    Args:
+        size: How many have a name.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """What to write for a value."""
+        if value not in self._known and len(self._known) >= self._size:
             return OTHERS
-        self._tenants.add(tenant)
-        return tenant
+        self._known.add(value)
+        return value
 
 
 def _ms(seconds: float) -> float:

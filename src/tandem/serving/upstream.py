@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from purgatory import AsyncCircuitBreakerFactory
-from purgatory.domain.model import OpenedState
+from purgatory.domain.model import OPENED, OpenedState
 
-from tandem.errors import AuthError, InputError, SpecError, TandemError, UnreachableError
+from tandem.errors import AuthError, SpecError, TandemError, UnreachableError
 from tandem.models.engines.protocol import GenerationRequest
 from tandem.serving.answers import Piece
 from tandem.serving.language_models import LanguageModel
@@ -59,7 +60,6 @@ class UpstreamServer(LanguageModel):
 
         Raises:
             AuthError: It refuses the key.
-            InputError: It refuses the request.
             TandemError: It broke off.
             UnreachableError: It doesn't answer, or is left alone for a while.
         """
@@ -70,14 +70,16 @@ class UpstreamServer(LanguageModel):
                 begun = await self._begin(request, stream)
         except OpenedState:
             raise UnreachableError("the upstream fails again and again", where=self._spec.url) from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise AuthError("the upstream refuses the key", where=self._spec.url) from error
+        # None of these has its cause: that has the upstream's own words, which may quote the prompt, and Serve logs it.
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            raise AuthError("the upstream refuses the key", where=self._spec.url) from None
         except openai.APIStatusError as error:
             if _is_the_requests_fault(error):
-                raise InputError(f"the upstream refuses the request: {_said(error)}") from error
-            raise UnreachableError(f"the upstream answers {error.status_code}", where=self._spec.url) from error
+                yield Piece("", refused=f"the upstream refuses the request: {_said(error)}")
+                return
+            raise UnreachableError(f"the upstream answers {error.status_code}", where=self._spec.url) from None
         except openai.APIConnectionError as error:
-            raise UnreachableError(f"the upstream can't be reached: {error}", where=self._spec.url) from error
+            raise UnreachableError(f"the upstream can't be reached: {error}", where=self._spec.url) from None
         if not stream:
             yield _whole(begun)
             return
@@ -92,9 +94,17 @@ class UpstreamServer(LanguageModel):
                         text = choice.text if isinstance(request.messages, str) else choice.delta.content
                         if text:
                             yield Piece(text)
-            except openai.APIError as error:
-                raise TandemError("the upstream broke off", where=self._spec.url) from error
+            except openai.APIError:
+                raise TandemError("the upstream broke off", where=self._spec.url) from None
         yield Piece("", reason, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0)
+
+    async def ready(self) -> None:
+        """Raises while the upstream is left alone."""
+        context = (await self._breakers.get_breaker(self._spec.url)).context
+        # After the pause it counts as ready: it is the next request that tries it.
+        pause_ends = (context.opened_at or 0) + self._spec.breaker_pause_s
+        if context.state == OPENED and pause_ends > time.time():
+            raise UnreachableError("the upstream fails again and again", where=self._spec.url)
 
     async def _begin(self, request: GenerationRequest, stream: bool) -> Any:
         options: dict[str, Any] = {

@@ -76,6 +76,9 @@ class LimitSpec(Spec):
     default_max_tokens: int = Field(128, ge=1)
     timeout_s: float = Field(120.0, gt=0)
     max_body_bytes: int = Field(1_000_000, ge=1)
+    body_timeout_s: float = Field(
+        10.0, gt=0, description="in which a request's body must be there; it counts from then"
+    )
     max_choices: int = Field(8, ge=1, le=128, description="answers to one request (`n`)")
     max_ongoing_requests: int = Field(
         64, ge=1, description="in one ingress replica, waiting ones counted; above it: 429 with Retry-After"

@@ -18,6 +18,8 @@ import yaml
 
 from tandem.config.cluster import Cluster
 from tandem.orchestrator.settings import ServerSettings
+from tandem.serving import readiness
+from tandem.serving.openapi import document
 from tests.unit.k8s import kustomize, structural
 
 ROOT = Path(__file__).parents[3]
@@ -269,6 +271,21 @@ def test_serve_config_equals_serving_rag_yaml() -> None:
     assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load(serving.read_text()), (
         "serveConfigV2 in k8s/base/rayservice.yaml and serving/rag.yaml differ: copy the latter into the former"
     )
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_the_endpoints_pods_are_ready_when_the_application_is_and_live_whatever_it_does(folder: str) -> None:
+    templates = pod_templates(folder)
+    (replica,) = templates["RayService/tandem-rag/replicas"]["spec"]["containers"]
+    probe = replica["readinessProbe"]
+    assert probe["httpGet"] == {"path": "/readyz", "port": "serve"}
+    assert probe["httpGet"]["path"] in document()["paths"]
+    assert {"name": "serve", "containerPort": 8000} in replica["ports"]
+    assert probe["timeoutSeconds"] > readiness.TIMEOUT_S
+    # A model that is away for a while must not have its pod killed; and the head must be ready before there is one.
+    assert "livenessProbe" not in replica
+    (head_,) = templates["RayService/tandem-rag/head"]["spec"]["containers"]
+    assert not {"readinessProbe", "livenessProbe"} & head_.keys()
 
 
 def test_ray_and_qdrant_are_the_versions_that_we_install() -> None:

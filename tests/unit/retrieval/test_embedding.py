@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,24 @@ def test_vectors_are_unit_float32_and_in_the_order_of_the_texts(model: Path) -> 
     for text, vector in zip(texts, vectors, strict=True):
         assert np.allclose(embedder.encode([text])[0], vector, atol=1e-5)
     assert embedder.encode([]).shape == (0, embedder.dimension)
+
+
+def test_tokens_are_counted_while_others_encode(model: Path) -> None:
+    embedder = Embedder(model, batch_size=8)
+    texts = ["fox", "the quick brown fox jumps over the lazy dog", "a long one " * 400]
+    vectors, tokens = embedder.encode(texts), embedder.count_tokens(texts)
+    # What is longer than the model reads counts as far as it is read.
+    assert embedder.count_tokens(texts[2:]) == embedder.max_tokens < embedder.count_tokens(texts[2:] * 2)
+
+    def encode(_: int) -> None:
+        assert np.allclose(embedder.encode(texts), vectors, atol=1e-5)
+
+    def count(_: int) -> None:
+        assert embedder.count_tokens(texts) == tokens
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(work, number) for number in range(200) for work in (encode, count)]:
+            done.result()
 
 
 def test_pickled_weights_are_not_even_tried(model: Path, tmp_path: Path) -> None:
@@ -108,3 +127,4 @@ def test_questions_that_come_again_are_not_embedded_again() -> None:
     many = [str(number) * 5 for number in range(9)]
     assert remembering.encode(many).shape == (9, 2)
     assert remembering.encode([]).shape == (0, 2)
+    assert (remembering.hits, remembering.misses) == (2, 5 + len(many))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,21 @@ class TestQdrantStoreOnTheStandIn(StoreContract):
             filled.upsert(COLLECTION, [point("cat")])
         assert caught.value.where == server.url
         assert len(server.faults) == (8 if fault == 400 else 5)  # a refusal is final; the rest is asked four times
+
+    @pytest.mark.parametrize("fault", ["late", 503])
+    def test_a_search_is_waited_for_and_asked_again_within_its_time_alone(
+        self, filled: QdrantStore, server: StandIn, fault: int | str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(qdrant_line, "PAUSES_S", (3.0,) * 3)
+        server.faults += [fault] * 9
+        began = time.monotonic()
+        with pytest.raises((UnreachableError, StoreError)):
+            filled.search(COLLECTION, [ask("cat", "cat", "hybrid")], within_s=0.9)
+        assert time.monotonic() - began < 2.5
+        assert len(server.faults) == 8
+        with pytest.raises(UnreachableError, match="no time is left"):
+            filled.search(COLLECTION, [ask("cat", "cat", "hybrid")], within_s=-1)
+        assert len(server.faults) == 8
 
     @pytest.mark.parametrize("status", [401, 403])
     def test_a_refused_key_is_final(self, filled: QdrantStore, server: StandIn, status: int) -> None:

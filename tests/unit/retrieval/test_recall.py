@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +55,9 @@ def test_copies_of_a_text_are_as_good_as_each_other(store: EdgeStore) -> None:
 class Forgetful(EdgeStore):
     """Finds the nearest only, unless it is asked widely or exactly."""
 
-    def search(self, collection: str, queries: list[Query]) -> list[list[Hit]]:
+    def search(self, collection: str, queries: Sequence[Query], *, within_s: float | None = None) -> list[list[Hit]]:
         (query,) = queries
-        (hits,) = super().search(collection, queries)
+        (hits,) = super().search(collection, queries, within_s=within_s)
         return [hits if query.exact or (query.ef or HNSW_EF) >= 256 else hits[:2]]
 
 

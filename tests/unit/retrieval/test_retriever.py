@@ -94,6 +94,16 @@ def test_passages_that_say_the_same_make_room(retriever: Retriever) -> None:
     assert [passage.title for passage in unlike] == ["cat", "owl"]
 
 
+def test_the_store_gets_the_time_that_embedding_leaves(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float | None] = []
+    monkeypatch.setattr(retriever._store, "search", lambda *_, within_s: given.append(within_s) or [[]])
+    retriever.search(["owl"], SearchSpec(), within_s=5)
+    retriever.search(["owl"], SearchSpec())
+    assert given[0] is not None
+    assert 0 < given[0] < 5
+    assert given[1] is None
+
+
 def test_a_name_that_has_moved_on_is_noticed(retriever: Retriever) -> None:
     store = retriever._store
     assert not retriever.is_outdated("animals-alias")

@@ -36,6 +36,8 @@ class Endpoint:
     llm: FakeLlm
     embedder: FakeEmbedder
     seen: list[Observation]
+    missing: dict[str, str]
+    in_flight: list[int]
 
     @asynccontextmanager
     async def client(self, key: str = "key-of-all") -> AsyncIterator[httpx.AsyncClient]:
@@ -78,7 +80,14 @@ def make_endpoint(keys_file: Path) -> Callable[..., Endpoint]:
             count=words,
         )
         seen: list[Observation] = []
-        return Endpoint(create_app(lambda: service, KeyRing(keys_file), seen.append), search, llm, embedder, seen)
+        missing: dict[str, str] = {}
+        in_flight: list[int] = []
+
+        async def ready() -> dict[str, str]:
+            return missing
+
+        app = create_app(lambda: service, KeyRing(keys_file), seen.append, ready, in_flight.append)
+        return Endpoint(app, search, llm, embedder, seen, missing, in_flight)
 
     return make
 

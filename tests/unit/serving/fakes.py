@@ -25,22 +25,30 @@ class FakePassage:
 
 @dataclass
 class FakeSearch:
-    """Returns its passages, those of the tenant alone, and remembers how it was asked."""
+    """Returns its passages, those of the tenant alone, and remembers how it was asked.
+
+    `open` counts searches that hang.
+    """
 
     passages: list[FakePassage]
     calls: list[dict] = field(default_factory=list)
     error: Exception | None = None
     hangs: bool = False
+    open: int = 0
 
     async def __call__(
-        self, question: str, how: SearchSpec, *, tenant: str | None, filter: dict | None
+        self, question: str, how: SearchSpec, *, tenant: str | None, filter: dict | None, within_s: float
     ) -> list[FakePassage]:
         asked = {"question": question, "top_k": how.top_k, "mode": how.mode}
-        self.calls.append({**asked, "tenant": tenant, "filter": filter})
+        self.calls.append({**asked, "tenant": tenant, "filter": filter, "within_s": within_s})
         if self.error:
             raise self.error
         if self.hangs:
-            await asyncio.Event().wait()
+            self.open += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.open -= 1
         visible = [p for p in self.passages if tenant is None or p.tenant == tenant]
         fields = (filter or {}).items()
         return [p for p in visible if all(getattr(p, name, None) == value for name, value in fields)][: how.top_k]

@@ -9,6 +9,8 @@ import logging
 import pytest
 
 from tandem.errors import TandemError
+from tandem.serving import condensing
+from tandem.specs.rag import ConversationSpec
 
 pytestmark = pytest.mark.anyio
 TALK = [
@@ -100,6 +102,25 @@ async def test_the_oldest_turns_are_left_out_of_what_is_condensed(make_endpoint)
     assert "turn0" not in prompt
     assert "turn8" in prompt
     assert "Last question: When?" in prompt
+
+
+def test_many_long_turns_are_counted_a_few_times_and_never_all_of_them():
+    counted = []
+
+    def count(prompt) -> int:
+        counted.append(len(prompt[0]["content"]))
+        return len(prompt[0]["content"]) // 4
+
+    turns = [f"turn{n} " + "word " * 40 for n in range(5000)]
+    spec = ConversationSpec()
+    prompt = condensing._prompt(spec, turns, "When?", count, 1000)
+    assert prompt[0]["content"].count("turn") == 18  # as many as fit: with one more it would be above 1000
+    assert len(counted) <= 8
+    assert max(counted) <= condensing.CHARACTERS_PER_TOKEN * 1000 + len(spec.condense_prompt)
+    # A question that is longer than everything that fits isn't even counted.
+    counted.clear()
+    assert condensing._prompt(spec, turns, "x" * 20_000, count, 1000) is None
+    assert counted == []
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -92,6 +92,17 @@ async def test_health_needs_no_key(endpoint):
         assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_readiness_needs_no_key_and_names_what_is_missing(endpoint):
+    async with endpoint.client(key="") as client:
+        ready = await client.get("/readyz")
+        endpoint.missing["llm"] = "no answer"
+        unready = await client.get("/readyz")
+        alive = await client.get("/healthz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "missing": {}})
+    assert (unready.status_code, unready.json()["missing"]) == (503, {"llm": "no answer"})
+    assert alive.status_code == 200
+
+
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic key-of-all", "key-of-all"])
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/app", "/v1/chat/completions"])
 async def test_without_a_known_key_nothing_is_answered(endpoint, header, path):
@@ -249,6 +260,7 @@ async def test_above_the_limit_of_requests(make_endpoint):
         await first
     endpoint.search.hangs = False
     assert (await post(endpoint)).status_code == 200
+    assert endpoint.in_flight == [1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("ending", ["done", "failed"])
@@ -266,6 +278,7 @@ async def test_a_deadline_ends_search_and_generation(make_endpoint):
     endpoint.search.hangs = True
     response = await post(endpoint)
     assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
+    assert 0 < endpoint.search.calls[0]["within_s"] <= 0.05
     endpoint.search.hangs = False
     endpoint.llm.hangs_after = 0
     assert (await post(endpoint)).status_code == 504
@@ -311,36 +324,3 @@ async def test_prompts_are_never_logged(endpoint, caplog):
         await post(endpoint, messages=[{"role": "user", "content": "my secret question"}], tools=[1])
         await post(endpoint, messages=[{"role": "user", "content": "my secret question"}] * 3, stream=True)
     assert "secret" not in caplog.text
-
-
-async def test_a_client_that_leaves_ends_the_generation(endpoint):
-    endpoint.llm.hangs_after = 1
-    left = asyncio.Event()
-    bodies = [json.dumps({**ASK, "stream": True}).encode()]
-
-    async def receive():
-        if bodies:
-            return {"type": "http.request", "body": bodies.pop()}
-        await left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        if b"Forty" in message.get("body", b""):
-            left.set()
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "raw_path": b"/v1/chat/completions",
-        "query_string": b"",
-        "headers": [(b"authorization", b"Bearer key-of-all")],
-        "scheme": "http",
-        "server": ("endpoint", 80),
-        "client": ("test", 1),
-    }
-    await asyncio.wait_for(endpoint.app(scope, receive, send), timeout=5)
-    assert endpoint.llm.requests
-    assert endpoint.llm.open == 0

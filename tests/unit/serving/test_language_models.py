@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import traceback
+from collections.abc import AsyncGenerator
+
 import pytest
 from pydantic import BaseModel
 
-from tandem.errors import InputError, TandemError
+from tandem.errors import TandemError
+from tandem.models.engines import GenerationRequest
 from tandem.serving.answers import Piece
-from tandem.serving.language_models import pieces_of
+from tandem.serving.language_models import LanguageModel, pieces_of
 
 pytestmark = pytest.mark.anyio
 
@@ -47,8 +51,20 @@ async def test_a_whole_answer():
     assert got == [Piece("Four"), Piece("", "length", 7, 2)]
 
 
-async def test_an_error_of_the_engine_is_raised():
-    with pytest.raises(InputError, match="too long"):
-        await pieces(['data: {"error":{"message":"too long","code":400}}\n\n'])
-    with pytest.raises(TandemError, match="engine failed"):
-        await pieces(Response(error={"message": "private", "code": 500}))
+async def test_a_refusal_of_the_engine_is_a_piece_and_a_failure_says_nothing_of_the_prompt():
+    got = await pieces(['data: {"error":{"message":"secret is too long","code":400}}\n\n'], ["data: [DONE]\n\n"])
+    assert got == [Piece("", refused="secret is too long")]
+    failure = Response(error={"message": "secret", "code": 500})
+    with pytest.raises(TandemError) as caught:
+        await pieces(failure)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+class Refusing(LanguageModel):
+    async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:
+        yield Piece("", refused=f"too long: {request.messages}")
+
+
+async def test_a_whole_answer_is_refused_as_a_streamed_one_is():
+    assert (await Refusing().answer(GenerationRequest("secret", 3))).refused == "too long: secret"
+    await Refusing().ready()

@@ -1,102 +1,67 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from tandem.config.cluster import Cluster
-from tandem.errors import NotFoundError, SpecError
-from tandem.retrieval import retriever as retrieval
+from tandem.errors import InputError, SpecError
+from tandem.models.engines import GenerationRequest
 from tandem.serving import replicas
-from tandem.serving.replicas import Ingress, Retriever
+from tandem.serving.answers import Piece
+from tandem.serving.replicas import Ingress
 from tandem.specs.search import SearchSpec
 
 SPEC = {"kind": "rag", "name": "app", "model": "m", "retriever": {"collection": "docs", "top_k": 2}}
 
 
-class Index:
-    """A retriever of one collection; `moved` is where its name has gone since."""
+class Response:
+    """What a handle gives: an answer, or nothing until it is cancelled."""
 
-    def __init__(self, collection: str) -> None:
-        self.collection = collection
-        self.moved = False
-        self.dropped = False
-        self.asked: list[list[str]] = []
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+        self.cancelled = False
 
-    def search(self, questions: list[str], how: SearchSpec, **visible: object) -> list[list[str]]:
-        if self.dropped:
-            raise NotFoundError("gone")
-        self.asked.append(questions)
-        return [[f"{question} {how.top_k} {visible} in {self.collection}"] for question in questions]
+    def __await__(self) -> Any:
+        return self._whole().__await__()
 
-    def is_outdated(self, name: str) -> bool:
-        assert name == "docs"
-        return self.moved
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        yield await self._whole()
 
+    async def _whole(self) -> Any:
+        if self._answer is None:
+            await asyncio.Event().wait()
+        return self._answer
 
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
-    """The retrievers that were opened."""
-    found: list[Index] = []
-
-    def open_retriever(cluster: Cluster, collection: str, rerank: object, *, remembered: int) -> Index:
-        assert (collection, rerank, remembered) == ("docs", None, 7)
-        found.append(Index(f"docs-{len(found)}"))
-        return found[-1]
-
-    monkeypatch.setattr(retrieval, "open_retriever", open_retriever)
-    monkeypatch.setattr(Cluster, "load", lambda _: None)
-    threads = torch.get_num_threads()
-    yield found
-    torch.set_num_threads(threads)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def test_questions_that_come_together_are_searched_together_by_their_settings(opened: list[Index]) -> None:
-    retriever = Retriever("storage", {"collection": "docs"}, 7)
-    two, three = SearchSpec(top_k=2), SearchSpec(top_k=3)
-    calls = [("a", (two, None, "null")), ("b", (three, "red", "null")), ("c", (two, None, "null"))]
-    found = asyncio.run(retriever._search(calls))
-    assert opened[0].asked == [["a", "c"], ["b"]]
-    assert [passages[0].split()[:2] for passages in found] == [["a", "2"], ["b", "3"], ["c", "2"]]
-
-
-def test_a_retriever_follows_its_collections_name(opened: list[Index]) -> None:
-    async def ask() -> str:
-        ((text,),) = await retriever._search([("a", (SearchSpec(), None, "null"))])
-        return text.split(" in ")[1]
-
-    async def story() -> None:
-        assert await ask() == "docs-0"
-        opened[0].moved = True
-        # Not before it is time for a look; then beside the searches, which go on meanwhile.
-        assert await ask() == "docs-0"
-        retriever._look_at = 0
-        assert await ask() == "docs-0"
-        await until(lambda: len(opened) == 2 and retriever._following.done())
-        assert await ask() == "docs-1"
-        # Dropped before the next look: found at once.
-        opened[1].moved = opened[1].dropped = True
-        assert await ask() == "docs-2"
-        opened[2].dropped = True
-        with pytest.raises(NotFoundError):
-            await ask()
-
-    retriever = Retriever("storage", {"collection": "docs"}, 7)
-    asyncio.run(story())
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class Handle:
+    """A deployment's handle; every method gives the same."""
+
+    def __init__(self) -> None:
+        self.gives: Any = None
+        self.asked: list[tuple[str, tuple]] = []
+        self.responses: list[Response] = []
+
     def options(self, **_: object) -> Handle:
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        return Method(self, name)
+
+
+class Method:
+    def __init__(self, handle: Handle, name: str) -> None:
+        self._handle, self._name = handle, name
+
+    def remote(self, *args: Any) -> Response:
+        self._handle.asked.append((self._name, args))
+        self._handle.responses.append(Response(self._handle.gives))
+        return self._handle.responses[-1]
 
 
 @pytest.fixture
@@ -133,3 +98,59 @@ def test_what_needs_a_new_replica_or_is_wrong_is_refused_and_nothing_changes(
     with pytest.raises(SpecError, match=message):
         ingress.reconfigure(user_config)
     assert ingress._service is before
+
+
+QUESTION: dict[str, Any] = {"tenant": "acme", "filter": None, "within_s": 3.0}
+
+
+@pytest.mark.parametrize("what", ["search", "embed", "answer", "stream"])
+def test_what_nobody_waits_for_is_cancelled_in_the_deployments_behind(ingress: Ingress, what: str) -> None:
+    async def call() -> None:
+        if what == "search":
+            await ingress._search("fox?", SearchSpec(), **QUESTION)
+        elif what == "embed":
+            await ingress._embed(["fox"])
+        else:
+            async for _ in ingress._generate(GenerationRequest("fox", 3), stream=what == "stream"):
+                pass
+
+    async def story() -> None:
+        waiting = asyncio.create_task(call())
+        handle: Any = ingress._retriever if what in ("search", "embed") else ingress._llm
+        async with asyncio.timeout(10):
+            while not handle.responses:
+                await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert handle.responses[0].cancelled
+        if what == "search":
+            assert handle.asked == [("search", ("fox?", SearchSpec(), "acme", None, 3.0))]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_is_an_error_at_the_ingress_and_not_before(ingress: Ingress, stream: bool) -> None:
+    async def call() -> None:
+        async for _ in ingress._generate(GenerationRequest("fox", 3), stream=stream):
+            pass
+
+    ingress._llm.gives = Piece("", refused="too long")
+    with pytest.raises(InputError, match="too long"):
+        asyncio.run(call())
+
+
+def test_it_is_ready_when_the_parts_behind_it_answer(
+    ingress: Ingress, keys_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem.serving.readiness.TIMEOUT_S", 0.05)
+    ingress._retriever.gives = True
+    assert asyncio.run(ingress._ready()) == {"llm": "no answer within 0.05 s"}
+    assert ingress._llm.responses[0].cancelled
+    assert [name for name, _ in ingress._retriever.asked + ingress._llm.asked] == ["ready", "ready"]
+    # What may scale to zero isn't asked: that would keep it from it.
+    sleepy = {**SPEC, "autoscaling": {"llm": {"min_replicas": 0}}}
+    other = Ingress(sleepy, "m", str(keys_file), retriever=ingress._retriever, llm=Handle())
+    assert asyncio.run(other._ready()) == {}
+    assert asyncio.run(other.check_health()) is None

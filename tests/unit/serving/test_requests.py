@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 
-from tandem.serving.requests import ChatRequest, parse
+import pytest
+
+from tandem.serving.api_errors import ApiError
+from tandem.serving.requests import MAX_MESSAGES, ChatRequest, parse
 
 
 def request(**fields):
@@ -42,3 +45,10 @@ def test_retrieval_as_usual_otherwise_or_not_at_all():
 def test_hardly_any_temperature_is_greedy():
     # Divided by so little, probabilities are no numbers any more.
     assert [request(temperature=t).heat for t in (None, 0, 1e-300, 0.5)] == [0, 0, 0, 0.5]
+
+
+def test_a_conversation_has_so_many_messages_at_most():
+    turn = {"role": "user", "content": "q"}
+    assert len(request(messages=[turn] * MAX_MESSAGES).messages) == MAX_MESSAGES
+    with pytest.raises(ApiError, match=str(MAX_MESSAGES)):
+        request(messages=[turn] * (MAX_MESSAGES + 1))

@@ -5,11 +5,21 @@ from __future__ import annotations
 import logging
 
 import pytest
+from ray.serve import metrics as serve_metrics
 from ray.util import metrics
 
 from tandem.errors import StoreError
 from tandem.serving.answers import Searched, Usage
-from tandem.serving.signals import OTHERS, TENANTS_SHOWN, Meter, Observation, log, request_id
+from tandem.serving.signals import (
+    ERRORS_SHOWN,
+    OTHERS,
+    TENANTS_SHOWN,
+    Meter,
+    Observation,
+    QuestionMeter,
+    log,
+    request_id,
+)
 
 pytestmark = pytest.mark.anyio
 ASK = {"model": "app", "messages": [{"role": "user", "content": "What is the secret answer?"}]}
@@ -98,6 +108,7 @@ class Recorded:
 
     def __init__(self, name: str, *_: object, tag_keys: tuple[str, ...] = (), **__: object) -> None:
         self.name, self.tag_keys = name, tag_keys
+        self.defaults: dict = {}
 
     def set_default_tags(self, tags: dict) -> None:
         self.defaults = tags
@@ -108,17 +119,56 @@ class Recorded:
 
     observe = inc
 
+    def set(self, value: float) -> None:
+        self.inc(value, {})
 
-async def test_metrics_by_model_and_tenant_with_a_bounded_number_of_tenants(endpoint, monkeypatch):
+
+@pytest.fixture
+def counted(monkeypatch):
+    """What the meters told Ray, by metric."""
     Recorded.counted = {}
-    monkeypatch.setattr(metrics, "Counter", Recorded)
-    monkeypatch.setattr(metrics, "Histogram", Recorded)
+    for module in (metrics, serve_metrics):
+        for kind in ("Counter", "Gauge", "Histogram"):
+            monkeypatch.setattr(module, kind, Recorded)
+    return Recorded.counted
+
+
+async def test_a_stream_that_breaks_is_an_error_though_its_status_was_200(endpoint, counted):
+    endpoint.llm.error = RuntimeError("a secret")
+    meter = Meter("app")
+    async with endpoint.client("key-of-acme") as client:
+        for after in (1, 0):
+            endpoint.llm.error_after = after
+            await client.post("/v1/chat/completions", json={**ASK, "stream": True})
+    for seen in endpoint.seen:
+        meter(seen)
+    assert [tags["status"] for _, tags in counted["tandem_endpoint_requests"]] == ["200", "500"]
+    who = {"model": "app", "tenant": "acme", "path": "/v1/chat/completions"}
+    assert counted["tandem_endpoint_errors"] == [
+        (1, {**who, "kind": "RuntimeError"}),
+        (1, {**who, "kind": "internal_error"}),
+    ]
+    for number in range(2 * ERRORS_SHOWN):
+        meter(Observation("id", "/v1/models", status=500, error=f"kind{number}"))
+    assert len({tags["kind"] for _, tags in counted["tandem_endpoint_errors"]}) == ERRORS_SHOWN + 1
+    meter.in_flight(3)
+    assert counted["tandem_endpoint_in_flight"] == [(3, {})]
+
+
+async def test_questions_are_counted_by_whether_their_vectors_were_kept(counted):
+    meter = QuestionMeter()
+    meter(0, 2)
+    meter(3, 2)
+    meter(1, 0)  # another retriever's: it began anew
+    assert counted["tandem_retriever_questions"] == [(2, {"kept": "no"}), (3, {"kept": "yes"}), (1, {"kept": "yes"})]
+
+
+async def test_metrics_by_model_and_tenant_with_a_bounded_number_of_tenants(endpoint, counted):
     meter = Meter("app")
     async with endpoint.client("key-of-acme") as client:
         await client.post("/v1/chat/completions", json=ASK)
     meter(endpoint.seen[0])
     who = {"model": "app", "tenant": "acme"}
-    counted = Recorded.counted
     assert counted["tandem_endpoint_requests"] == [(1, {**who, "path": "/v1/chat/completions", "status": "200"})]
     assert counted["tandem_endpoint_tokens"] == [(20, {**who, "kind": "prompt"}), (3, {**who, "kind": "completion"})]
     assert counted["tandem_endpoint_searches"] == [(1, {**who, "found": "yes"})]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from stand_ins.upstream import Upstream, running
 
-from tandem.errors import AuthError, InputError, SpecError, TandemError, UnreachableError
+from tandem.errors import AuthError, SpecError, TandemError, UnreachableError
 from tandem.models.engines import GenerationRequest
 from tandem.serving.answers import Piece
 from tandem.serving.app import _language_model
@@ -77,8 +79,8 @@ def test_what_fails_is_tried_again_and_what_is_wrong_is_not(upstream: Upstream) 
     assert len(upstream.bodies) == 3
     upstream.faults += [400]
     (refused,) = ask(server(upstream), CHAT)
-    assert isinstance(refused, InputError)
-    assert "fault 400" in str(refused)
+    assert isinstance(refused, list)
+    assert "fault 400" in str(refused[0].refused)
     assert len(upstream.bodies) == 4
     upstream.faults += [401]
     assert isinstance(ask(server(upstream), CHAT)[0], AuthError)
@@ -92,18 +94,27 @@ def test_what_fails_again_and_again_is_left_alone_for_a_while(upstream: Upstream
     away = server(upstream, max_retries=0, breaker_failures=3, breaker_pause_s=0.2)
     upstream.faults += [500, 503, 400, 500, 500, 500]
 
+    async def is_ready() -> bool:
+        try:
+            await away.ready()
+        except UnreachableError:
+            return False
+        return True
+
     async def story() -> None:
-        async def kind() -> type:
+        async def kind() -> object:
             try:
-                return type([piece async for piece in away.generate(CHAT)])
+                (first, *_) = [piece async for piece in away.generate(CHAT)]
+                return "refused" if first.refused else "answered"
             except TandemError as error:
                 return type(error)
 
         # A request that is wrong shows that the upstream works: it begins to count anew.
+        await away.ready()
         assert [await kind() for _ in range(6)] == [
             UnreachableError,
             UnreachableError,
-            InputError,
+            "refused",
             UnreachableError,
             UnreachableError,
             UnreachableError,
@@ -111,12 +122,30 @@ def test_what_fails_again_and_again_is_left_alone_for_a_while(upstream: Upstream
         asked = len(upstream.bodies)
         assert await kind() is UnreachableError
         assert len(upstream.bodies) == asked
+        with pytest.raises(UnreachableError):
+            await away.ready()
+        # After the pause it is ready, or nobody would send it the request that tries it.
         async with asyncio.timeout(10):
-            while await kind() is UnreachableError:
+            while not await is_ready():
                 await asyncio.sleep(0.01)
+        assert await kind() == "answered"
         assert len(upstream.bodies) == asked + 1
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("fault", [400, 401, 500, "cut"])
+def test_nothing_of_the_prompt_is_in_what_is_raised(upstream: Upstream, fault: int | str) -> None:
+    """Ray Serve logs what a replica raises, traceback and all; the stand-in quotes the request."""
+    upstream.faults += [fault]
+    secret = replace(CHAT, messages=[{"role": "user", "content": "a secret"}])
+    (answer,) = ask(server(upstream, max_retries=0), secret)
+    if fault == 400:
+        assert isinstance(answer, list)
+        assert "a secret" in str(answer[0].refused)
+    else:
+        assert isinstance(answer, TandemError)
+        assert "secret" not in "".join(traceback.format_exception(answer))
 
 
 def test_an_application_before_an_upstream_needs_no_gpu_and_no_vllm() -> None:

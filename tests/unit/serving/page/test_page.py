@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from stand_ins.browser import Tab, find_chromium, open_tab
+from stand_ins.http_server import serving
 from unit.serving.fakes import FakePassage
 
 CHROMIUM = find_chromium()
@@ -175,3 +177,53 @@ def test_on_a_phone_everything_is_within_the_screen(page: str, tmp_path: Path) -
         assert tab.run("document.documentElement.scrollWidth") <= 360
         assert tab.run("document.getElementById('send').getBoundingClientRect().bottom") <= 640
         assert tab.run("document.getElementById('send').getBoundingClientRect().height") >= 40
+        if os.environ.get("TANDEM_PICTURE"):
+            tab.picture(Path("/tmp/phone.png"))
+
+
+APPEND_SLASH = FakePassage(
+    "p1",
+    "docs/ref/settings.txt",
+    "APPEND_SLASH\n\nDefault: True\n\nWhen set to True, if the request URL does not match any of the "
+    "patterns in the URLconf and it doesn't end in a slash, an HTTP redirect is issued to the same URL with a slash "
+    "appended.",
+    0.81,
+)
+MIDDLEWARE = FakePassage(
+    "p2",
+    "docs/ref/middleware.txt",
+    "CommonMiddleware performs URL rewriting based on the APPEND_SLASH and PREPEND_WWW settings.",
+    0.64,
+)
+TALK = {
+    "What does Django do with a URL that lacks its trailing slash?": (
+        "If the URL matches no pattern and APPEND_SLASH is True, which is the default, CommonMiddleware redirects to "
+        "the same URL with a slash appended."
+    ),
+    "And what becomes of the data of a POST?": (
+        "It is lost in the redirect. That is why, with DEBUG on, Django raises an error for such a POST instead of "
+        "redirecting: point the form at the URL that ends in a slash, or set APPEND_SLASH = False."
+    ),
+}
+
+
+@needs_chromium
+def test_the_picture_in_the_docs(make_endpoint, tmp_path: Path) -> None:
+    """A conversation as people have them; `TANDEM_PICTURE=docs/images/chat.png pytest -k picture …` makes it anew."""
+    endpoint = make_endpoint(name="django", adapters=[], default_model=None)
+    endpoint.search.passages[:] = [APPEND_SLASH, MIDDLEWARE]
+    endpoint.llm.says = {f"Question: {question}": answer for question, answer in TALK.items()}
+    picture = Path(os.environ.get("TANDEM_PICTURE") or tmp_path / "chat.png")
+    assert CHROMIUM is not None
+    with serving(endpoint.app) as url, open_tab(CHROMIUM, tmp_path / "profile", width=900, height=560) as tab:
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+        tab.call("Page.navigate", url=url)
+        tab.until("document.readyState === 'complete' && document.getElementById('status').textContent")
+        enter_key(tab)
+        for number, (question, answer) in enumerate(TALK.items(), start=1):
+            ask(tab, question)
+            answered(tab, number)
+            assert tab.run("[...document.querySelectorAll('article.assistant p')].at(-1).textContent") == answer
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        tab.picture(picture)
+    assert 5_000 < picture.stat().st_size < 150_000
