@@ -226,7 +226,7 @@ def test_full_weights_under_zero_3_come_out_whole(
 
     # The first step, computed in one piece without DeepSpeed: a mean over the batch's answer tokens, not of means.
     examples = Examples.load(context.dir / "train-examples")
-    batch = plan_batches(examples.lengths, steps=6, batch_size=8, seed=0, by_length=not packing)[0]
+    batch = next(plan_batches(examples.lengths, steps=6, batch_size=8, seed=0, by_length=not packing))
     plain = AutoModelForCausalLM.from_pretrained(model_path)
     loss = completion_loss(plain, plain.get_output_embeddings(), *examples.collate(batch, pad_id=0))
     loss = loss / examples.loss_tokens(batch)
