@@ -42,7 +42,7 @@ OTHER_WORKERS = [
     (UNEVEN, "2to1"),
     (BF16, "2to1"),
 ]
-TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
+TOLERANCE = {"fp32": 1e-5, "bf16": 5e-3}  # relative; forty and six times what was measured
 
 
 def resumed_at(steps: int) -> int:
