@@ -74,6 +74,41 @@ def write_llama(folder: Path, *, hidden: int = 64, layers: int = 2, heads: int =
     return folder
 
 
+_SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "gpt2": {"vocab_size": 512, "n_embd": 32, "n_head": 2, "n_layer": 2, "n_positions": 64},
+    "qwen2": _SMALL,
+    "qwen3": _SMALL | {"head_dim": 16},
+    "mistral": _SMALL | {"sliding_window": 8},
+}
+
+
+def write_family(folder: Path, family: str, *, seed: int = 0) -> Path:
+    """A random model of another family, without a tokenizer, in safetensors.
+
+    Args:
+        folder: Where it goes; made if it isn't there.
+        family: One of `FAMILIES`.
+        seed: Of the weights.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    AutoModelForCausalLM.from_config(config).to(torch.float32).save_pretrained(folder)
+    return folder
+
+
 def write_adapter(folder: Path, model: Path, *, rank: int = 4, seed: int = 1) -> Path:
     """A random LoRA adapter (not the identity) over a model."""
     import torch

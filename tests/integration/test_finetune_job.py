@@ -21,6 +21,8 @@ from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
 from tandem.errors import DataError, DivergedError, InputError, ModelError
+from tandem.orchestrator.states import RETRYABLE, Observation, Reason, ending
+from tandem.runner.__main__ import cause
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
 from tandem.training.checkpoints.store import checkpoint_step, checkpoints, incomplete
@@ -183,7 +185,8 @@ def kill_a_worker_after_a_checkpoint(context: JobContext, killed: list[int]) -> 
 
     wait_for(lambda: bool(metrics.starts(metrics.read(context.dir / job.METRICS))))
     # Asked for before the checkpoint is there: the answer takes longer than a few steps of a tiny model.
-    alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+    filters = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+    alive = list_actors(context.cluster.dashboard_url, filters=filters)
     wait_for(lambda: any(incomplete(folder) is None for folder in checkpoints(context.dir / job.RUN)))
     os.kill(alive[-1].pid, signal.SIGKILL)
     killed.append(alive[-1].pid)
@@ -229,6 +232,25 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
     assert held_out_loss(tuned, context) == pytest.approx(result["eval_loss"], rel=1e-4)
 
 
+def test_a_worker_that_dies_when_none_is_restarted_ends_the_attempt_and_not_the_job(
+    ray_cluster: Cluster, model_path: Path, rows_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.train import TrainingFailedError
+
+    monkeypatch.setattr(job, "MAX_FAILURES", 0)
+    context = job_context(ray_cluster, "tiny-lost")
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(context, killed))
+    killer.start()
+    with pytest.raises(TrainingFailedError) as caught:
+        job.run(finetune_spec(model_path, rows_path), context)
+    killer.join()
+    assert killed
+    root = cause(caught.value)
+    _, reason, _ = ending(Observation("FAILED", exit_code=1, error={"type": type(root).__name__, "what": str(root)}))
+    assert (reason, RETRYABLE[reason]) == (Reason.NODE_LOST, True)
+
+
 @pytest.mark.parametrize("packing", [True, False])
 def test_full_weights_under_zero_3_come_out_whole(
     ray_cluster: Cluster,
@@ -257,7 +279,7 @@ def test_full_weights_under_zero_3_come_out_whole(
 
     # The first step, computed in one piece without DeepSpeed: a mean over the batch's answer tokens, not of means.
     examples = Examples.load(context.dir / "train-examples")
-    batch = plan_batches(examples.lengths, steps=6, batch_size=8, seed=0, by_length=not packing)[0]
+    batch = next(plan_batches(examples.lengths, steps=6, batch_size=8, seed=0, by_length=not packing))
     plain = AutoModelForCausalLM.from_pretrained(model_path)
     loss = completion_loss(plain, plain.get_output_embeddings(), *examples.collate(batch, pad_id=0))
     loss = loss / examples.loss_tokens(batch)

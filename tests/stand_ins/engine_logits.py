@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,8 @@ def run(folder: Path, spec: FinetuneSpec) -> None:
     config = loop_config(folder, spec)
     worker = set_up(config)
     data = worker.task.load_data(config.train)
-    batches = planned(config, data)
-    for step in range(STEPS):
-        train_step(worker, config, data, batches[step], step)
+    for step, batch in enumerate(islice(planned(config, data), STEPS)):
+        train_step(worker, config, data, batch, step)
     worker.engine.eval()
     with torch.no_grad():
         logits = worker.engine(input_ids=torch.tensor(PROMPT)).logits

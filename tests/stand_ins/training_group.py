@@ -1,9 +1,11 @@
 """Several training runs by one group of workers without Ray: `torchrun … training_group.py RUNS`.
 
-RUNS is a JSON file: a list of ``{"folder", "spec", "interrupts": [steps, …], "unfinished": bool, "told": steps}``.
-Each run is begun once per interrupt, which ends it after so many steps as a kill would, and then once more to its end,
-unless it is to be left unfinished. After `told` steps it hears that a machine goes away. A folder holds what earlier
-groups left in it; train-examples and eval-examples lie beside it.
+RUNS is a JSON file: a list of ``{"folder", "spec", "interrupts": [steps, …], "unfinished": bool, "told": steps,
+"torn": bool}``. Each run is begun once per interrupt, which ends it after so many steps as a kill would, and then once
+more to its end, unless it is to be left unfinished; where a loss is no number, why it ended is in the file
+``diverged``. After `told` steps it hears that a machine goes away. A torn run is begun once more at first, and ends
+when its first checkpoint is written and not yet stored. A folder holds what earlier groups left in it; train-examples
+and eval-examples lie beside it.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tandem.config.machine import cores
+from tandem.errors import DivergedError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.group import TorchrunGroup
+from tandem.training.group import Store, TorchrunGroup
 from tandem.training.loop_config import LoopConfig
+from tandem.training.metrics import Record
 from tandem.training.schedule import total_steps
 from tandem.training.worker import train
 
@@ -44,6 +50,13 @@ class InterruptedGroup(TorchrunGroup):
         return self._told <= 0
 
 
+class TornGroup(TorchrunGroup):
+    """A group that is killed between the local disk and the storage."""
+
+    def report(self, record: Record, target: Path, store: Store) -> None:
+        raise Interrupted
+
+
 def loop_config(folder: Path, spec: FinetuneSpec) -> LoopConfig:
     (folder / "out").mkdir(exist_ok=True)
     return LoopConfig(
@@ -61,16 +74,21 @@ def loop_config(folder: Path, spec: FinetuneSpec) -> LoopConfig:
     )
 
 
-def run(folder: Path, spec: dict[str, Any], interrupts: list[int], unfinished: bool, told: int) -> None:
+def run(folder: Path, spec: dict[str, Any], interrupts: list[int], unfinished: bool, told: int, torn: bool) -> None:
     config = loop_config(folder, FinetuneSpec.model_validate(spec))
-    for steps in interrupts:
+    groups: list[Callable[[], TorchrunGroup]] = [TornGroup] if torn else []
+    groups += [partial(InterruptedGroup, steps, told) for steps in interrupts]
+    for group in groups:
         try:
-            begin(config, InterruptedGroup(steps, told))
+            begin(config, group())
         except Interrupted:
             continue
         raise AssertionError("it ended before it was interrupted")
     if not unfinished:
-        begin(config, TorchrunGroup())
+        try:
+            begin(config, TorchrunGroup())
+        except DivergedError as error:
+            (folder / "diverged").write_text(str(error))
 
 
 def begin(config: LoopConfig, group: TorchrunGroup) -> None:
@@ -85,7 +103,7 @@ def main() -> None:
     # One thread a worker, as if there were as many workers as cores: threads of a tiny model wait for each other.
     os.environ["LOCAL_WORLD_SIZE"] = str(cores())
     for item in json.loads(Path(sys.argv[1]).read_text()):
-        run(Path(item["folder"]), item["spec"], item["interrupts"], item["unfinished"], item["told"])
+        run(Path(item.pop("folder")), **item)
 
 
 if __name__ == "__main__":

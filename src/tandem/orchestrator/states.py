@@ -92,14 +92,24 @@ NODE_LOST_TYPES = frozenset(
     {
         "ActorDiedError",
         "ActorUnavailableError",
+        "LocalRayletDiedError",
         "NodeDiedError",
         "OwnerDiedError",
         "ObjectLostError",
+        "RayActorError",
         "RaySystemError",
         "RpcError",
         "UnreachableError",
         "WorkerCrashedError",
+        "WorkerLostError",
+        # Ray Train's own: workers that don't start, don't answer, don't come to a meeting of all, or must leave.
+        "BroadcastCollectiveTimeoutError",
+        "InsufficientClusterResourcesError",  # there was enough when the job began: a machine has gone since
+        "NCCLHangError",
+        "PreemptionError",
+        "WorkerGroupStartupFailedError",
         "WorkerGroupStartupTimeoutError",
+        "WorkerHealthCheckTimeoutError",
     }
 )
 USER_ERROR_TYPES = frozenset(

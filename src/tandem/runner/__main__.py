@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from tandem.artifacts.job import JobContext
 from tandem.config.cluster import Cluster
 from tandem.config.files import write_whole
 from tandem.errors import TandemError
+from tandem.orchestrator.states import NODE_LOST_TYPES, OUT_OF_MEMORY_TYPES
 from tandem.specs import KINDS, CompareSpec, FinetuneSpec, IndexSpec, Spec
+
+_INSIDE = ("controller_failure", "health_check_failure", "cause")  # attributes of Ray's wrappers
 
 
 def run(spec: Spec, context: JobContext) -> dict[str, Any]:
@@ -45,18 +49,33 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 
 def cause(error: BaseException) -> BaseException:
-    """The Tandem error at the root of what Ray wrapped around it, else the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, TandemError):
-            return seen
-        # Ray keeps the worker's exception in `cause`, Ray Train in `worker_failures` by rank.
-        failures = getattr(seen, "worker_failures", None) or {}
-        inner = next((f for f in failures.values() if isinstance(f, BaseException)), None)
-        seen = inner or getattr(seen, "cause", None) or seen.__cause__
-        if not isinstance(seen, BaseException):
-            break
-    return error
+    """What a job died of, out of what Ray wrapped around it.
+
+    Of several, the one that says what to mend; else the loss of a worker, since its neighbours' failures follow from
+    it (so Ray Train's own failure policy has it); else the first.
+    """
+    return min(_unwrapped(error), key=_rank)
+
+
+def _unwrapped(error: BaseException) -> Iterator[BaseException]:
+    # Ray keeps the worker's exception in `cause`; Ray Train keeps the workers' by rank, and those of its controller.
+    inner = [
+        *(getattr(error, "worker_failures", None) or {}).values(),
+        *(getattr(error, name, None) for name in _INSIDE),
+    ]
+    found = [each for each in inner if isinstance(each, BaseException)]
+    if not found:
+        yield error
+        found = [error.__cause__] if error.__cause__ is not None else []
+    for each in found:
+        yield from _unwrapped(each)
+
+
+def _rank(error: BaseException) -> int:
+    name = type(error).__name__
+    if name in NODE_LOST_TYPES:
+        return 1
+    return 0 if isinstance(error, TandemError) or name in OUT_OF_MEMORY_TYPES else 2
 
 
 def main(arguments: list[str]) -> int:

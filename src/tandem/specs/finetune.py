@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -166,14 +167,17 @@ class FinetuneSpec(Spec):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     def with_workers(self, workers: int) -> FinetuneSpec:
-        """The same job on this many workers: the same rows per step, in micro-batches of at most the same size.
+        """The same job on this many workers: the same rows per step, in the same micro-batches for any number of them.
+
+        They are the largest, up to the spec's size, that every number of workers shares out evenly: what dropout draws
+        depends on the micro-batch, and a curve must not change when workers come or go.
 
         Args:
             workers: Between `min_workers` and `max_workers`.
         """
         if isinstance(self.workers, int):
             return self
-        rows = self.schedule.batch_size // workers
+        rows = self.schedule.batch_size // math.lcm(*range(self.min_workers, self.max_workers + 1))
         largest = max(size for size in range(1, self.schedule.micro_batch_size + 1) if rows % size == 0)
         schedule = self.schedule.model_copy(update={"micro_batch_size": largest})
         return self.model_copy(update={"workers": workers, "schedule": schedule})

@@ -25,21 +25,23 @@ class Evaluated:
 
 def best(evaluations: Sequence[Evaluated]) -> Evaluated | None:
     """The one with the lowest loss, the earlier of equals; None if there is none with a loss that is a number."""
-    numbers = [evaluation for evaluation in evaluations if math.isfinite(evaluation.loss)]
-    return min(numbers, key=lambda evaluation: (evaluation.loss, evaluation.step), default=None)
+    return min(_numbers(evaluations), key=lambda evaluation: (evaluation.loss, evaluation.step), default=None)
 
 
 def stop_reason(evaluations: Sequence[Evaluated], spec: EarlyStoppingSpec) -> str | None:
     """Why to stop now, in one line; None to go on.
 
+    A loss that is no number says nothing of whether it falls: `tandem.training.guards` ends the run for it.
+
     Args:
         evaluations: All of the run, in the order of their steps.
         spec: An evaluation counts as better when its loss is more than `min_delta` below the lowest before it.
     """
-    if not spec.enabled or not evaluations:
+    numbers = _numbers(evaluations)
+    if not spec.enabled or not numbers:
         return None
-    lowest, since = evaluations[0], 0
-    for evaluation in evaluations[1:]:
+    lowest, since = numbers[0], 0
+    for evaluation in numbers[1:]:
         if evaluation.loss < lowest.loss - spec.min_delta:
             lowest, since = evaluation, 0
         else:
@@ -48,5 +50,9 @@ def stop_reason(evaluations: Sequence[Evaluated], spec: EarlyStoppingSpec) -> st
         return None
     return (
         f"the evaluation loss hasn't fallen in {since} evaluations: "
-        f"{lowest.loss:.4g} at step {lowest.step}, {evaluations[-1].loss:.4g} at step {evaluations[-1].step}"
+        f"{lowest.loss:.4g} at step {lowest.step}, {numbers[-1].loss:.4g} at step {numbers[-1].step}"
     )
+
+
+def _numbers(evaluations: Sequence[Evaluated]) -> list[Evaluated]:
+    return [evaluation for evaluation in evaluations if math.isfinite(evaluation.loss)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from tandem import errors
 from tandem.config.files import write_whole
-from tandem.errors import DivergedError, InputError, OutOfMemoryError, TandemError
+from tandem.errors import DivergedError, InputError, OutOfMemoryError, TandemError, WorkerLostError
 
 FAILURE = "training-error.json"
 _GIB = 1024**3
@@ -24,6 +24,14 @@ _RAM_REMEDY = (
 _GPU_REMEDY = (
     "lower schedule.micro_batch_size or max_length, set deepspeed: 3 or offload, "
     "or train fewer parameters (method: lora)"
+)
+# What gloo, torch's store and NCCL say to the workers that are left: they have no type of their own for it.
+_PEER_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Application timeout caused pair closure",
+    "ncclRemoteError",
 )
 
 
@@ -67,10 +75,13 @@ def recorded(train: Callable[[], None], folder: Path, *, worker: int, cuda: bool
         raise
     except (RuntimeError, MemoryError) as error:
         full = out_of_memory(error, worker=worker, measured=held_memory(cuda=cuda))
-        if full is None:
+        if full is not None:
+            write_failure(folder, full)
+            raise full from error
+        gone = lost_peer(error, worker=worker)
+        if gone is None:
             raise
-        write_failure(folder, full)
-        raise full from error
+        raise gone from error
 
 
 def out_of_memory(error: BaseException, *, worker: int, measured: str = "") -> OutOfMemoryError | None:
@@ -99,6 +110,24 @@ def out_of_memory(error: BaseException, *, worker: int, measured: str = "") -> O
     else:
         return None
     return OutOfMemoryError(what, where=f"worker {worker}", remedy=remedy)
+
+
+def lost_peer(error: BaseException, *, worker: int) -> WorkerLostError | None:
+    """What an exception says of another worker that went away, or None if it is about something else.
+
+    Ray Train may see this one fail before it sees that the other is gone, and the job's end would be told as a fault
+    of the training.
+
+    Args:
+        error: PyTorch's, of a collective operation.
+        worker: The rank of the worker that raised it.
+    """
+    text = str(error)
+    if not any(words in text for words in _PEER_GONE):
+        return None
+    what = f"worker {worker} lost its connection to another: {_first_line(text)}"
+    remedy = "the job is tried again from its last checkpoint; the log says which worker or machine went away"
+    return WorkerLostError(what, where=f"worker {worker}", remedy=remedy)
 
 
 def held_memory(*, cuda: bool) -> str:

@@ -67,13 +67,13 @@ def diverged(batch: Mapping[str, Any], path: Path) -> DivergedError:
     broken = [str(row["id"]) for row in rows if row["loss"] is not None and not math.isfinite(row["loss"])]
     who = ""
     if broken and len(broken) == len(rows):
-        who = ": for every row of the batch, so the weights were broken before"
+        who = ": for every row, so the weights were broken before"
     elif broken:
         who = f": because of {len(broken)} of {len(rows)} rows ({', '.join(broken[:5])}{', …' if broken[5:] else ''})"
     return DivergedError(
         f"{batch['why']} at step {batch['step']}{who}",
         where=str(path),
-        remedy="the file has the batch's rows, tokens and losses; mend those rows, or lower schedule.learning_rate",
+        remedy="the file has the rows with their tokens and losses; mend them, or lower schedule.learning_rate",
     )
 
 
@@ -121,7 +121,23 @@ class LossGuard:
         self._losses.append(loss)
         why = fault(self._losses, limit=self._config.spec.schedule.max_loss_growth)
         if why is not None:
-            self._stop(why, data, batch, step, row_losses())
+            self._stop(why, data, batch, step, row_losses(), source=self._config.train)
+
+    def check_evaluation(self, loss: float, data: TaskData, step: int, row_losses: Callable[[], list[float]]) -> None:
+        """Look at the loss on the held-out rows: one that is no number can't say which weights are the best.
+
+        Args:
+            loss: Of all of them.
+            data: The held-out examples.
+            step: From 0, the last one that is done.
+            row_losses: The loss of each row; called when the run ends, on every worker.
+
+        Raises:
+            DivergedError: It isn't a number; the rows are saved.
+        """
+        if not math.isfinite(loss):
+            why = f"the loss on the held-out rows is {loss}"
+            self._stop(why, data, range(len(data)), step, row_losses(), source=str(self._config.eval))
 
     def check_gradient(
         self, grad_norm: float, data: TaskData, batch: Sequence[int], step: int, *, scaled: bool
@@ -140,16 +156,23 @@ class LossGuard:
         """
         if not scaled and not math.isfinite(grad_norm):
             why = f"the gradient norm is {grad_norm}, though the loss ({self._losses[-1]:.4g}) is a number"
-            self._stop(why, data, batch, step, None)
+            self._stop(why, data, batch, step, None, source=self._config.train)
 
     def _stop(
-        self, why: str, data: TaskData, batch: Sequence[int], step: int, losses: Sequence[float] | None
+        self,
+        why: str,
+        data: TaskData,
+        batch: Sequence[int],
+        step: int,
+        losses: Sequence[float] | None,
+        *,
+        source: str,
     ) -> NoReturn:
         from transformers import AutoTokenizer
 
         config = self._config
         path = Path(config.metrics).with_name(OFFENDING_BATCH)
-        ids = read_ids(Path(config.train))
+        ids = read_ids(Path(source))
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
         rows = []
         for place, index in enumerate(batch):

@@ -151,11 +151,11 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     gauges = Gauges(context.name)
 
     def tell(records: list[Record]) -> None:
-        done = metrics.steps(records)
-        if done:
-            context.progress("train", int(done[-1]["step"]), config.steps, **metrics.shown(done[-1]))
-            gauges.set(done[-1])
-            tracker.follow(done)
+        last = next((record for record in reversed(records) if "loss" in record), None)
+        if last is not None:
+            context.progress("train", int(last["step"]), config.steps, **metrics.shown(last))
+            gauges.set(last)
+            tracker.follow(records)
         else:
             context.progress("train", int(records[-1]["started_at_step"]), config.steps)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,8 @@ class Worker:
         return self.rank == 0
 
 
-def planned(config: LoopConfig, data: TaskData) -> list[list[int]]:
-    """The rows of each step: the same for any number of workers."""
+def planned(config: LoopConfig, data: TaskData, *, done: int = 0) -> Iterator[list[int]]:
+    """The rows of each step after `done` ones: the same for any number of workers."""
     schedule = config.spec.schedule
     return plan_batches(
         data.lengths,
@@ -65,6 +65,7 @@ def planned(config: LoopConfig, data: TaskData) -> list[list[int]]:
         seed=schedule.seed,
         # Classes differ in length: rows of like length would make batches of one class.
         by_length=not config.packing and config.spec.task == "generation",
+        done=done,
     )
 
 
@@ -135,7 +136,7 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
     }
 
 
-def _row_losses(worker: Worker, config: LoopConfig, data: TaskData, batch: list[int]) -> list[float]:
+def _row_losses(worker: Worker, config: LoopConfig, data: TaskData, batch: Sequence[int]) -> list[float]:
     """Of each row of a batch, per loss-carrying token; shared out over the workers, which all must call it."""
     import torch
     import torch.distributed
@@ -167,8 +168,18 @@ class Evaluation:
     logits: Any
 
 
-def evaluate(worker: Worker, config: LoopConfig, data: TaskData) -> Evaluation:
-    """The held-out examples, shared out over the workers: their mean loss, and what the task measures."""
+def evaluate(worker: Worker, config: LoopConfig, data: TaskData, step: int) -> Evaluation:
+    """The held-out examples, shared out over the workers: their mean loss, and what the task measures.
+
+    Args:
+        worker: This one.
+        config: The run.
+        data: The examples.
+        step: From 0, the last one that is done.
+
+    Raises:
+        DivergedError: The loss isn't a number; the rows are saved.
+    """
     import torch
     import torch.distributed
 
@@ -191,7 +202,9 @@ def evaluate(worker: Worker, config: LoopConfig, data: TaskData) -> Evaluation:
                     logits[indices] = outputs.float()
     if logits is not None:
         torch.distributed.all_reduce(logits)  # each example is some worker's, and zero on all others
-    loss = _sum_over_workers(total) / data.loss_weight(range(len(data)))
+    everything = range(len(data))
+    loss = _sum_over_workers(total) / data.loss_weight(everything)
+    worker.guard.check_evaluation(loss, data, step, lambda: _row_losses(worker, config, data, everything))
     return Evaluation({"eval_loss": loss, **worker.task.measure(logits, data)}, logits)
 
 

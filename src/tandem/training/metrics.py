@@ -28,10 +28,9 @@ def append(path: Path, record: Record) -> None:
 
 def read(path: Path) -> list[Record]:
     """All records; a last line that is still being written is left out. No file is no records."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    tail = Tail(path)
+    tail.read()
+    return tail.records
 
 
 def steps(records: list[Record]) -> list[Record]:
@@ -82,14 +81,48 @@ def rewind(path: Path, step: int) -> None:
     write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
+class Tail:
+    """The records of a file that grows, each parsed once.
+
+    Args:
+        path: The file, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+        self._last = b""
+        self.records: list[Record] = []
+        """All so far, without a last line that is still being written."""
+
+    def read(self) -> bool:
+        """Take over what is new; returns whether there was anything."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return False
+        with file:
+            file.seek(self._at - len(self._last))
+            # The last line no longer stands where it stood: the file was rewound, and what came after is another run's.
+            if file.read(len(self._last)) != self._last:
+                self._at, self._last, self.records = 0, b"", []
+                file.seek(0)
+            lines = file.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        self.records += [json.loads(line) for line in lines]
+        self._at += sum(len(line) for line in lines)
+        self._last = lines[-1] if lines else self._last
+        return bool(lines)
+
+
 class Follower:
     """While open, calls `tell` from a thread of its own with all the records whenever there are new ones."""
 
     def __init__(self, path: Path, tell: Callable[[list[Record]], None], *, poll_s: float = POLL_S) -> None:
-        self._path = path
+        self._tail = Tail(path)
         self._tell = tell
         self._poll_s = poll_s
-        self._told: list[Record] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-metrics", daemon=True)
 
@@ -109,7 +142,5 @@ class Follower:
             self._look()
 
     def _look(self) -> None:
-        records = read(self._path)
-        if records and records != self._told:
-            self._told = records
-            self._tell(records)
+        if self._tail.read():
+            self._tell(self._tail.records)

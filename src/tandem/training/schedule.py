@@ -9,7 +9,9 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from tandem.specs.finetune import ScheduleSpec
 
@@ -43,40 +45,46 @@ def learning_rate_factor(step: int, *, steps: int, schedule: ScheduleSpec) -> fl
 
 
 def plan_batches(
-    lengths: Sequence[int], *, steps: int, batch_size: int, seed: int, by_length: bool = False
-) -> list[list[int]]:
-    """The rows of each step.
+    lengths: Sequence[int], *, steps: int, batch_size: int, seed: int, by_length: bool = False, done: int = 0
+) -> Iterator[list[int]]:
+    """The rows of each step, made when they are asked for: one epoch's order is held at a time, eight bytes a row.
 
     Every row comes once before any comes again; an epoch's rest is filled up from the next.
 
     Args:
         lengths: Tokens of each row.
-        steps: Optimizer steps.
+        steps: Optimizer steps in all.
         batch_size: Rows per step.
         seed: Of the order.
         by_length: Rows of similar length share a batch, which saves padding where they aren't packed; else chance
             alone decides, as the gradient's expectation wants it.
+        done: Steps of which nobody needs the rows any more.
 
     Returns:
-        `steps` lists of `batch_size` indices into `lengths`, each sorted by length.
+        `steps - done` lists of `batch_size` indices into `lengths`, each sorted by length.
     """
+    window = _WINDOW * batch_size if by_length else None
+    rows = islice(_order(lengths, batch_size=batch_size, seed=seed, window=window), done * batch_size, None)
+    for _ in range(done, steps):
+        yield sorted(islice(rows, batch_size), key=lengths.__getitem__)
+
+
+def _order(lengths: Sequence[int], *, batch_size: int, seed: int, window: int | None) -> Iterator[int]:
+    """The rows of epoch after epoch, without end; by chance, or within windows by length and in groups by chance."""
     chance = random.Random(seed)
-    stream: list[int] = []
-    while len(stream) < steps * batch_size:
-        epoch = list(range(len(lengths)))
+    while True:
+        epoch = array("q", range(len(lengths)))
         chance.shuffle(epoch)
-        if not by_length:
-            stream += epoch
+        if window is None:
+            yield from epoch
             continue
         # Sorted within windows of one epoch, so that no row overtakes another epoch's.
-        size = _WINDOW * batch_size
-        for at in range(0, len(epoch), size):
-            ordered = sorted(epoch[at : at + size], key=lambda index: lengths[index])
+        for at in range(0, len(epoch), window):
+            ordered = sorted(epoch[at : at + window], key=lengths.__getitem__)
             groups = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
             chance.shuffle(groups)
-            stream += [index for group in groups for index in group]
-    batches = [stream[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
-    return [sorted(batch, key=lambda index: lengths[index]) for batch in batches]
+            for group in groups:
+                yield from group
 
 
 def micro_batches(

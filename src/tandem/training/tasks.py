@@ -17,8 +17,8 @@ class TaskData(Protocol):
     """Examples of a task, as the workers map them from a file."""
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens of each example."""
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each example; as cheap to ask for as an attribute."""
 
     def __len__(self) -> int: ...
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.tracking import open_run, tracked
-from tandem.training.metrics import Record, shown
+from tandem.training.metrics import Record, shown, steps
 
 EXPERIMENT = "tandem-finetune"
 FLUSH_S = 120.0  # a call, and more so the first, takes time from training on the same cores
@@ -39,9 +39,9 @@ class Tracker:
         self.run_id: str | None = None
 
     def follow(self, records: list[Record]) -> None:
-        """Log what is new, if the last time is long enough ago."""
+        """Log what is new of the steps among all records, if the last time is long enough ago."""
         if time.monotonic() - self._flushed_at >= FLUSH_S:
-            self._guarded(lambda: self._flush(records))
+            self._guarded(lambda: self._flush(steps(records)))
 
     def close(
         self, records: list[Record], *, status: str, artifacts: str | None = None, figures: dict[str, Any] | None = None

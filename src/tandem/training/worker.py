@@ -36,7 +36,7 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
         group: Who the workers are.
 
     Raises:
-        DivergedError: The loss is no longer a number, or grows and grows.
+        DivergedError: The loss, or that on the held-out rows, is no longer a number, or it grows and grows.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not config.cuda:
@@ -57,14 +57,14 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
     data = worker.task.load_data(config.train)
     held_out = worker.task.load_data(config.eval) if config.eval is not None else None
     every = spec.checkpoint.every_steps
-    batches = planned(config, data)
+    batches = planned(config, data, done=progress.step)
     stopped, told = stop_reason(progress.evaluations, spec.early_stopping), False
     while stopped is None and progress.step < config.steps:
-        record = train_step(worker, config, data, batches[progress.step], progress.step)
+        record = train_step(worker, config, data, next(batches), progress.step)
         progress = replace(progress, step=progress.step + 1)
         due = progress.step % every == 0 or progress.step == config.steps
         if due and held_out is not None:
-            record |= evaluate(worker, config, held_out).figures
+            record |= evaluate(worker, config, held_out, progress.step - 1).figures
             evaluated = Evaluated(progress.step, record["eval_loss"])
             progress = replace(progress, evaluations=(*progress.evaluations, evaluated))
             stopped = stop_reason(progress.evaluations, spec.early_stopping)
@@ -78,7 +78,8 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
     weights_step = checkpoints.finish(progress)
     if held_out is not None and config.logits is not None:
         # Of the weights that are saved, whatever was evaluated on the way.
-        write_logits(evaluate(worker, config, held_out).logits, Path(config.logits), first=worker.first)
+        final = evaluate(worker, config, held_out, weights_step - 1)
+        write_logits(final.logits, Path(config.logits), first=worker.first)
     save_weights(worker.engine, Path(config.output))
     if worker.first:
         ended = {"step": progress.step, "stopped": stopped, "weights_step": weights_step}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tandem.config.cluster import Cluster
-from tandem.errors import DataError, StoreError
+from tandem.errors import DataError, StoreError, WorkerLostError
+from tandem.orchestrator.states import RETRYABLE, Observation, Reason, ending
 from tandem.runner import __main__ as runner
 
 
@@ -71,6 +74,82 @@ def test_error_is_written(
     assert not (job / "result.json").exists()
     if status == 2:
         assert (written["what"], written["where"], written["remedy"]) == ("bad", "a.jsonl", "mend it")
+
+
+def workers(failures: Mapping[int, Exception]) -> Exception:
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    return WorkerGroupError("Training failed", dict(failures))
+
+
+def unhealthy(failure: Exception) -> Exception:
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    return WorkerHealthCheckFailedError("A worker health check failed.", failure)
+
+
+def controller(kind: str, *arguments: Any) -> Exception:
+    from ray.train.v2._internal import exceptions
+    from ray.train.v2.api.exceptions import ControllerError
+
+    return ControllerError(getattr(exceptions, kind)(*arguments))
+
+
+def ray_error(kind: str, *arguments: Any) -> Exception:
+    import ray.exceptions
+
+    error: Exception = getattr(ray.exceptions, kind)(*arguments)
+    return error
+
+
+def silent() -> Exception:
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
+
+    return WorkerHealthCheckTimeoutError("hanging")
+
+
+def preempted() -> Exception:
+    from ray.train.v2.api.exceptions import PreemptionError
+    from ray.train.v2.api.preemption import PreemptionInfo
+
+    return PreemptionError(PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [1]}))
+
+
+BAD = DataError("bad", where="a.jsonl", remedy="mend it")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "what"),
+    [
+        (lambda: workers({1: unhealthy(ray_error("ActorDiedError"))}), Reason.NODE_LOST, "The actor died"),
+        (
+            lambda: workers({0: RuntimeError("odd"), 1: unhealthy(ray_error("NodeDiedError", "gone"))}),
+            Reason.NODE_LOST,
+            "",
+        ),
+        (lambda: workers({1: silent()}), Reason.NODE_LOST, "hanging"),
+        (lambda: workers({0: WorkerLostError("another is gone")}), Reason.NODE_LOST, "another is gone"),
+        (lambda: controller("WorkerGroupStartupTimeoutError", 2), Reason.NODE_LOST, "startup timed out"),
+        (lambda: controller("WorkerGroupStartupFailedError", "no start"), Reason.NODE_LOST, "no start"),
+        (lambda: controller("InsufficientClusterResourcesError", "too few"), Reason.NODE_LOST, "too few"),
+        (preempted, Reason.NODE_LOST, "preemption"),
+        (lambda: workers({0: ValueError("odd"), 1: ValueError("odd")}), Reason.JOB_ERROR, "ValueError: odd"),
+        (lambda: workers({1: unhealthy(TypeError("can't pickle"))}), Reason.JOB_ERROR, "TypeError: can't pickle"),
+        (lambda: controller("CheckpointManagerInitializationError", "old"), Reason.JOB_ERROR, "old"),
+        (lambda: workers({0: RuntimeError("odd"), 1: BAD}), Reason.USER_ERROR, "bad"),
+        (lambda: workers({0: unhealthy(ray_error("ActorDiedError")), 1: BAD}), Reason.USER_ERROR, "bad"),
+        (lambda: workers({1: unhealthy(ray_error("OutOfMemoryError", "full"))}), Reason.OUT_OF_MEMORY, "full"),
+    ],
+)
+def test_out_of_ray_trains_wrappers_comes_what_decides_on_another_attempt(
+    job: Path, monkeypatch: pytest.MonkeyPatch, error: Any, reason: Reason, what: str
+) -> None:
+    ends_with(monkeypatch, pickle.loads(pickle.dumps(error())))  # as it comes from the controller
+    status = runner.main([str(job)])
+    written = json.loads((job / "error.json").read_text())
+    assert what in written["what"]
+    assert ending(Observation("FAILED", exit_code=status, error=written))[1] == reason
+    assert RETRYABLE[reason] == (reason == Reason.NODE_LOST)
 
 
 def test_broken_spec_is_an_error_too(job: Path) -> None:

@@ -29,12 +29,20 @@ def test_a_fixed_number_of_workers_is_both_the_fewest_and_the_most() -> None:
     assert fixed.with_workers(3) is fixed
 
 
-@pytest.mark.parametrize(("workers", "micro_batch_size"), [(1, 4), (2, 3), (3, 4), (4, 3)])
-def test_elastic_workers_share_the_same_batch_in_micro_batches_that_fit(workers: int, micro_batch_size: int) -> None:
-    actual = spec([1, 4]).with_workers(workers)
-    assert actual.workers == workers
-    assert actual.schedule.batch_size == 12
-    assert actual.schedule.micro_batch_size == micro_batch_size
+@pytest.mark.parametrize(
+    ("elastic", "batch_size", "micro_batch_size"),
+    [([1, 2], 12, 3), ([2, 3], 12, 2), ([1, 4], 12, 1), ([1, 4], 48, 4), ([3, 3], 12, 4)],
+)
+def test_elastic_workers_have_the_same_micro_batches_whatever_their_number(
+    elastic: list[int], batch_size: int, micro_batch_size: int
+) -> None:
+    asked = spec(elastic, batch_size=batch_size)
+    for workers in range(elastic[0], elastic[1] + 1):
+        actual = asked.with_workers(workers)
+        assert actual.workers == workers
+        assert actual.schedule.batch_size == batch_size
+        assert actual.schedule.micro_batch_size == micro_batch_size
+        assert batch_size % (workers * micro_batch_size) == 0
 
 
 @pytest.mark.parametrize("workers", [0, -1, [0, 2], [3, 2], [1, 2, 3], [2]])

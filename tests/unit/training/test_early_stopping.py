@@ -35,8 +35,10 @@ def test_equal_losses_are_no_better() -> None:
     assert stop_reason(evaluations(2.0, 2.0, 2.0), SPEC) is not None
 
 
-def test_losses_that_are_no_numbers_use_up_the_patience() -> None:
-    assert stop_reason(evaluations(2.0, math.nan, math.nan), SPEC) is not None
+def test_losses_that_are_no_numbers_neither_stop_a_run_nor_hide_that_others_rise() -> None:
+    assert stop_reason(evaluations(math.nan, 2.0, 1.5, 1.0), SPEC) is None
+    assert stop_reason(evaluations(math.nan, math.nan, math.nan), SPEC) is None
+    assert stop_reason(evaluations(2.0, 2.1, 2.2, math.nan), SPEC) is not None
 
 
 def test_switched_off_it_never_stops() -> None:

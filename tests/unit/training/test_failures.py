@@ -6,7 +6,7 @@ import pytest
 import ray.exceptions
 import torch
 
-from tandem.errors import DivergedError, ModelError, OutOfMemoryError
+from tandem.errors import DivergedError, ModelError, OutOfMemoryError, WorkerLostError
 from tandem.orchestrator.states import RETRYABLE, Observation, Reason, State, ending
 from tandem.training.failures import held_memory, memory_watch, out_of_memory, read_failure, recorded, write_failure
 
@@ -100,11 +100,22 @@ def test_the_first_failure_stays_and_other_errors_are_nobodys_but_rays(tmp_path:
     assert str(read_failure(tmp_path)) == "first"
 
     def broken() -> None:
-        raise RuntimeError("Connection closed by peer")
+        raise RuntimeError("odd")
 
-    with pytest.raises(RuntimeError, match="by peer"):
+    with pytest.raises(RuntimeError, match="odd"):
         run(broken, tmp_path / "other")
     assert read_failure(tmp_path / "other") is None
+
+
+def test_a_worker_that_is_left_alone_says_so_and_another_attempt_is_made(tmp_path: Path) -> None:
+    def left() -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242")
+
+    with pytest.raises(WorkerLostError, match="worker 1 lost its connection to another") as caught:
+        run(left, tmp_path, worker=1)
+    assert read_failure(tmp_path) is None
+    seen = Observation("FAILED", error={"type": type(caught.value).__name__, "what": caught.value.what})
+    assert RETRYABLE[ending(seen)[1]]
 
 
 def test_the_memory_that_a_worker_holds_is_said_in_gib() -> None:

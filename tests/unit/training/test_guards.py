@@ -82,6 +82,19 @@ def test_the_batch_is_saved_with_its_rows_and_the_error_names_file_and_row(confi
     assert saved["rows"][0]["input_ids"] == tokenizer("The fox")["input_ids"]
 
 
+def test_held_out_rows_whose_loss_is_no_number_end_the_run_and_are_named(config: LoopConfig) -> None:
+    held_out = Path(config.train).with_name("eval")
+    Path(config.train).rename(held_out)
+    guard = LossGuard(replace(config, eval=str(held_out)), writes=True)
+    data = Examples.load(held_out)
+    guard.check_evaluation(2.5, data, 11, list)
+    with pytest.raises(DivergedError) as caught:
+        guard.check_evaluation(math.inf, data, 11, lambda: [1.5, math.inf, 2.5])
+    assert caught.value.what == "the loss on the held-out rows is inf at step 12: because of 1 of 3 rows (r1)"
+    saved = json.loads(Path(config.metrics).with_name(OFFENDING_BATCH).read_text())
+    assert [(row["id"], row["loss"]) for row in saved["rows"]] == [("r1", "inf"), ("r2", 2.5), ("r0", 1.5)]
+
+
 def test_when_every_row_is_broken_the_weights_are_to_blame(config: LoopConfig) -> None:
     assert "so the weights were broken before" in stopped(config, [math.nan] * 3).what
 

@@ -62,7 +62,8 @@ def test_examples_survive_their_file(tmp_path: Path) -> None:
     Examples.pack(SEQUENCES).save(tmp_path / "examples")
     read = Examples.load(tmp_path / "examples")
     assert len(read) == 3
-    assert read.lengths == [5, 3, 7]
+    assert list(read.lengths) == [5, 3, 7]
+    assert read.lengths is read.lengths  # counted once
     assert read.loss_tokens([0, 2]) == 5
     ids, attention, mask = read.collate([1, 0], pad_id=99)
     assert ids.tolist() == [[10, 11, 12, 99, 99], [5, 6, 7, 8, 9]]

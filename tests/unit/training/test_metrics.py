@@ -4,6 +4,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tandem.training import metrics
 
 
@@ -41,6 +43,44 @@ def test_rewinding_drops_what_will_be_done_again(tmp_path: Path) -> None:
     assert [record.get("step") for record in metrics.read(path)] == [None, 1, 2, 3]
     write(path, {"step": 4, "loss": 1.0})
     assert len(metrics.steps(metrics.read(path))) == 4
+
+
+def test_a_tail_reads_each_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    tail = metrics.Tail(path)
+    assert not tail.read()
+    write(path, {"started_at_step": 0}, {"step": 1, "loss": 2.0})
+    assert tail.read()
+    assert not tail.read()
+    with path.open("r+") as file:
+        file.write("#")  # whoever read it again would find no JSON
+    write(path, {"step": 2, "loss": 1.0})
+    assert tail.read()
+    assert [record.get("step") for record in tail.records] == [None, 1, 2]
+
+
+def test_a_tail_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1, "lo')
+    tail = metrics.Tail(path)
+    assert not tail.read()
+    with path.open("a") as file:
+        file.write('ss": 2.0}\n{"st')
+    assert tail.read()
+    assert tail.records == [{"step": 1, "loss": 2.0}]
+
+
+@pytest.mark.parametrize("more", [0, 1, 9])
+def test_a_tail_begins_again_with_a_file_that_was_rewound(tmp_path: Path, more: int) -> None:
+    path = tmp_path / "m.jsonl"
+    write(path, {"started_at_step": 0}, *({"step": step, "loss": 1.0} for step in range(1, 6)))
+    tail = metrics.Tail(path)
+    tail.read()
+    metrics.rewind(path, 3)
+    write(path, {"started_at_step": 3}, *({"step": step, "loss": 2.0} for step in range(4, 4 + more)))
+    assert tail.read()
+    assert tail.records == metrics.read(path)
+    assert [record["step"] for record in metrics.steps(tail.records)] == list(range(1, 4 + more))
 
 
 def test_the_follower_tells_of_new_records_and_of_the_last_ones_at_the_end(tmp_path: Path) -> None:

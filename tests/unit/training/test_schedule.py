@@ -54,7 +54,7 @@ LENGTHS = [(n * 37) % 101 + 5 for n in range(50)]
 
 @pytest.mark.parametrize("by_length", [False, True])
 def test_every_row_comes_once_before_any_comes_again(by_length: bool) -> None:
-    batches = plan_batches(LENGTHS, steps=25, batch_size=4, seed=0, by_length=by_length)  # exactly two epochs
+    batches = list(plan_batches(LENGTHS, steps=25, batch_size=4, seed=0, by_length=by_length))  # exactly two epochs
     order = [index for batch in batches for index in batch]
     assert Counter(order) == Counter(list(range(50)) * 2)
     # Batch 12 straddles the border of the epochs, so look at the twelve before it.
@@ -65,24 +65,48 @@ def test_rows_of_similar_length_share_a_batch_where_that_is_asked_for() -> None:
     def padding(batches: list[list[int]]) -> int:
         return sum(max(LENGTHS[i] for i in batch) * len(batch) - sum(LENGTHS[i] for i in batch) for batch in batches)
 
-    grouped = plan_batches(LENGTHS, steps=12, batch_size=4, seed=0, by_length=True)
+    grouped = list(plan_batches(LENGTHS, steps=12, batch_size=4, seed=0, by_length=True))
     as_they_come = [list(range(at, at + 4)) for at in range(0, 48, 4)]
     assert padding(grouped) < padding(as_they_come) / 2
 
 
 @pytest.mark.parametrize("by_length", [False, True])
 def test_the_plan_of_a_longer_run_begins_with_that_of_a_shorter(by_length: bool) -> None:
-    short, long = (plan_batches(LENGTHS, steps=steps, batch_size=4, seed=3, by_length=by_length) for steps in (10, 30))
+    short, long = (
+        list(plan_batches(LENGTHS, steps=steps, batch_size=4, seed=3, by_length=by_length)) for steps in (10, 30)
+    )
     assert long[:10] == short
 
 
+@pytest.mark.parametrize("by_length", [False, True])
+def test_whoever_has_done_steps_goes_on_with_the_next(by_length: bool) -> None:
+    whole = list(plan_batches(LENGTHS, steps=40, batch_size=4, seed=3, by_length=by_length))
+    assert list(plan_batches(LENGTHS, steps=40, batch_size=4, seed=3, by_length=by_length, done=27)) == whole[27:]
+
+
+@pytest.mark.parametrize(
+    ("by_length", "batches"),
+    [
+        (False, [[3, 2, 0], [5, 6, 4], [3, 1, 2], [1, 0, 6], [5, 0, 4]]),
+        (True, [[2, 0, 6], [3, 5, 1], [2, 4, 4], [3, 0, 6], [5, 1, 2]]),
+    ],
+)
+def test_the_order_is_that_of_runs_which_began_with_earlier_versions(by_length: bool, batches: list[list[int]]) -> None:
+    lengths = [7, 3, 5, 1, 9, 2, 8]
+    assert list(plan_batches(lengths, steps=5, batch_size=3, seed=3, by_length=by_length)) == batches
+
+
+def test_a_plan_costs_what_is_asked_of_it() -> None:
+    assert len(next(plan_batches(LENGTHS, steps=10**15, batch_size=4, seed=0))) == 4
+
+
 def test_another_seed_is_another_order() -> None:
-    first, second = (plan_batches(LENGTHS, steps=10, batch_size=4, seed=seed) for seed in (0, 1))
+    first, second = (list(plan_batches(LENGTHS, steps=10, batch_size=4, seed=seed)) for seed in (0, 1))
     assert first != second
 
 
 def test_fewer_rows_than_a_batch_come_more_than_once() -> None:
-    batches = plan_batches([3, 4, 5], steps=2, batch_size=8, seed=0)
+    batches = list(plan_batches([3, 4, 5], steps=2, batch_size=8, seed=0))
     assert [len(batch) for batch in batches] == [8, 8]
     assert set(batches[0]) == {0, 1, 2}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,6 +73,7 @@ class Checkpoints:
         """
         import torch.distributed
 
+        files.clear_local(self._root)  # nobody writes there before all have come to `save`
         found: list[Any] = [None, ()]
         if self._group.rank == 0:
             # The others would read the same bytes.
@@ -100,7 +100,7 @@ class Checkpoints:
         # One on its way at a time: a storage that can't keep up shall slow training down, not fill the disks.
         self._group.wait()
         torch.distributed.barrier()
-        local = Path(tempfile.mkdtemp(prefix="tandem-checkpoint-"))
+        local = files.local_folder(self._root, self._group.rank)
         state = {"step": progress.step, "evaluations": [asdict(evaluation) for evaluation in progress.evaluations]}
         self._engine.save_checkpoint(
             str(local),

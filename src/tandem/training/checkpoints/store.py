@@ -9,8 +9,10 @@ A checkpoint is complete when every worker's manifest is there, and sound when t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,27 @@ def checkpoints(root: Path) -> list[Path]:
     """The folders of all checkpoints, complete or not, oldest first."""
     found = [path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
     return sorted(found, key=checkpoint_step)
+
+
+def local_folder(root: Path, rank: int) -> Path:
+    """A fresh folder on this machine's disk, in which a worker writes its part of a checkpoint before it is stored.
+
+    Args:
+        root: The folder of all checkpoints.
+        rank: The worker.
+    """
+    return Path(tempfile.mkdtemp(prefix=f"{_local_prefix(root)}{rank}-"))
+
+
+def clear_local(root: Path) -> None:
+    """Remove what killed workers of this run left on this machine's disk."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_local_prefix(root)}*"):
+        # Another worker of this machine may be removing it too.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _local_prefix(root: Path) -> str:
+    return f"tandem-checkpoint-{hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:12]}-"
 
 
 def store(local: Path, target: Path, *, rank: int, workers: int) -> None:

@@ -10,9 +10,11 @@ from tandem.training.checkpoints.store import (
     checkpoint_folder,
     checkpoint_step,
     checkpoints,
+    clear_local,
     discard_after,
     fault,
     incomplete,
+    local_folder,
     newest_sound,
     store,
     superfluous,
@@ -40,6 +42,19 @@ def test_what_was_stored_is_sound(tmp_path: Path) -> None:
     assert fault(folder) is None
     assert (folder.name, checkpoint_step(folder), workers_of(folder)) == ("step-000025", 25, 3)
     assert newest_sound(tmp_path) == (folder, [])
+
+
+def test_what_killed_workers_left_on_the_local_disk_is_cleared_away_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    for rank in (0, 1):
+        (local_folder(tmp_path / "run", rank) / "weights.pt").write_bytes(b"weights")
+    others = local_folder(tmp_path / "other-run", 0)
+    clear_local(tmp_path / "run")
+    assert list(disk.iterdir()) == [others]
 
 
 def test_a_run_without_checkpoints_begins_at_the_beginning(tmp_path: Path) -> None:

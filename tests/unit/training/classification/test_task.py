@@ -13,7 +13,7 @@ from tandem.training.classification.task import Classification, LabelledExamples
 def test_examples_come_back_as_they_were_written(tmp_path: Path) -> None:
     LabelledExamples.of([[5, 6, 7], [8]], [1, 0], [1.0, 2.0]).save(tmp_path / "set")
     examples = LabelledExamples.load(tmp_path / "set")
-    assert (len(examples), examples.lengths, examples.loss_weight([0, 1])) == (2, [3, 1], 3.0)
+    assert (len(examples), list(examples.lengths), examples.loss_weight([0, 1])) == (2, [3, 1], 3.0)
     ids, attention, labels, weights = examples.collate([0, 1], pad_id=9)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert attention.tolist() == [[1, 1, 1], [1, 0, 0]]
