@@ -10,6 +10,7 @@
     │   └── NotFoundError          a job, collection or artifact by a name that doesn't exist
     ├── JobFailedError          1  a job that ended in FAILED or STOPPED
     ├── OutOfMemoryError        1  a worker needed more memory than there is
+    ├── WorkerLostError         1  a worker went away, or the machine under it
     ├── StoreError              1  the vector store refused or lost an operation
     └── UnreachableError        3  the cluster, server or endpoint can't be reached
         └── AuthError           3  it was reached, and refused our token
@@ -100,6 +101,10 @@ class JobFailedError(TandemError):
 
 class OutOfMemoryError(TandemError):
     """A worker needed more memory than there is."""
+
+
+class WorkerLostError(TandemError):
+    """A worker went away, or the machine under it."""
 
 
 class StoreError(TandemError):
