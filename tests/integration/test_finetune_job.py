@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,13 +22,14 @@ from tiny_models import write_llama
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
-from tandem.errors import DataError, DivergedError, InputError, ModelError
+from tandem.errors import DataError, DivergedError, InputError, ModelError, WorkerLostError
 from tandem.orchestrator.states import RETRYABLE, Observation, Reason, ending
 from tandem.runner.__main__ import cause
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
 from tandem.training.checkpoints.store import checkpoint_step, checkpoints, incomplete
 from tandem.training.data.dataset import Examples
+from tandem.training.failures import killed_worker
 from tandem.training.loss import completion_loss
 from tandem.training.schedule import plan_batches
 
@@ -37,6 +40,7 @@ MISTRAL_LIKE = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
     "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
 )
+EXHAUSTED = Path(__file__).parents[1] / "stand_ins" / "exhausted_worker.py"
 ZERO3 = Path(__file__).parents[2] / "jobs" / "deepspeed" / "zero3.json"
 
 
@@ -235,14 +239,12 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
 def test_a_worker_that_dies_when_none_is_restarted_ends_the_attempt_and_not_the_job(
     ray_cluster: Cluster, model_path: Path, rows_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray.train import TrainingFailedError
-
     monkeypatch.setattr(job, "MAX_FAILURES", 0)
     context = job_context(ray_cluster, "tiny-lost")
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(context, killed))
     killer.start()
-    with pytest.raises(TrainingFailedError) as caught:
+    with pytest.raises(WorkerLostError) as caught:
         job.run(finetune_spec(model_path, rows_path), context)
     killer.join()
     assert killed
@@ -325,6 +327,54 @@ def test_a_broken_loss_stops_at_once_and_says_which_row_it_was(
     assert "^" in saved["rows"][0]["text"]
     assert all(row["loss"] > 0 for row in saved["rows"][1:])
     assert len(metrics.starts(metrics.read(context.dir / job.METRICS))) == 1  # nothing was tried again
+
+
+def test_a_worker_whose_memory_runs_out_ends_the_job_and_says_what_to_lower(
+    ray_cluster: Cluster, model_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    text = "The quick brown fox jumps over the lazy dog. " * 150
+    path.write_text("".join(json.dumps({"id": f"r{n}", "text": text}) + "\n" for n in range(32)))
+    spec = finetune_spec(
+        model_path,
+        path,
+        data={"train": str(path), "eval_fraction": 0.0},
+        schedule={"max_length": 2048, "batch_size": 32, "micro_batch_size": 16},
+    )
+    asked = {"spec": spec.canonical(), "storage": str(ray_cluster.storage), "id": "tiny-exhausted"}
+    done = subprocess.run(
+        [sys.executable, EXHAUSTED, json.dumps(asked)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    error = json.loads(done.stdout.splitlines()[-1])
+    assert (error["type"], error["where"]) == ("OutOfMemoryError", "worker 1")
+    assert re.match(r"worker 1 ran out of memory \([\d.]+ of the machine's [\d.]+ GiB\): .*allocate", error["what"])
+    assert "lower schedule.micro_batch_size or max_length" in error["remedy"]
+    records = metrics.read(ray_cluster.storage / "jobs" / asked["id"] / job.METRICS)
+    assert (len(metrics.starts(records)), metrics.steps(records)) == (1, [])  # nothing was tried again
+
+
+def test_what_ray_says_of_a_killed_process_is_understood(ray_cluster: Cluster) -> None:
+    import ray
+    from ray.exceptions import ActorDiedError
+
+    @ray.remote(num_cpus=0)
+    class Killed:
+        def die(self) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ActorDiedError) as died:
+        ray.get(Killed.remote().die.remote(), timeout=DEADLINE_S)
+    lost = killed_worker(died.value, worker=1)
+    assert lost is not None
+    assert lost.where == f"machine {ray.util.get_node_ip_address()}"
+
+    # Whom Ray itself ends was told why.
+    ended = Killed.remote()
+    ray.kill(ended)
+    with pytest.raises(ActorDiedError) as died:
+        ray.get(ended.die.remote(), timeout=DEADLINE_S)
+    assert killed_worker(died.value, worker=1) is None
 
 
 def test_rows_that_would_be_cut_fail_the_job_before_it_trains(

@@ -34,18 +34,35 @@ class Interrupted(Exception):
 
 
 class InterruptedGroup(TorchrunGroup):
-    """A group that ends after so many steps; the loop asks once after each whether a machine goes away."""
+    """A group that ends after so many steps; the loop asks once after each whether a machine goes away.
+
+    What is to be stored after it was told so is stored for those who wait for it, and for nobody else: a machine that
+    goes away takes with it what is on its way.
+    """
 
     def __init__(self, steps: int, told: int) -> None:
         super().__init__()
         self._left = steps
         self._told = told
+        self._on_its_way: Store | None = None
+
+    def report(self, record: Record, target: Path, store: Store) -> None:
+        if self._told > 0:
+            super().report(record, target, store)
+        else:
+            self._on_its_way = store
+
+    def wait(self) -> None:
+        super().wait()
+        if self._on_its_way is not None:
+            self._on_its_way()
+            self._on_its_way = None
 
     def leaving(self) -> bool:
         self._left -= 1
         self._told -= 1
         if not self._left:
-            self.wait()  # a thread of this process can't be killed: it would meet its successor
+            super().wait()  # a thread of this process can't be killed: it would meet its successor
             raise Interrupted
         return self._told <= 0
 

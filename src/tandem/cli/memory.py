@@ -39,6 +39,7 @@ def plan_memory(spec: FinetuneSpec, storage: Path, machines: Sequence[Machine] |
         shape = read_shape(config, spec)
         gpus = bool(machines and any(machine.gpus for machine in machines))
         cuda = (gpus if spec.gpus_per_worker is None else spec.gpus_per_worker > 0) or spec.method == "qlora"
+        cuda = cuda or spec.accelerator_type is not None
         # This machine's processor stands for the workers'; GPUs are taken for such as compute in bf16.
         hardware = Hardware(cuda=cuda, bf16=cuda or computes_bf16(read_processor(), cuda=False))
         built = build_config(spec.with_workers(spec.min_workers), read_plain(spec), hardware)

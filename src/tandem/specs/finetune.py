@@ -152,6 +152,11 @@ class FinetuneSpec(Spec):
     )
     cpus_per_worker: float = Field(1, gt=0, description="reserved for each, which computes in as many threads")
     gpus_per_worker: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    accelerator_type: str | None = Field(
+        None,
+        min_length=1,
+        description="which GPUs, by Ray's names for them (A100, H100, L4, …): workers run on machines that have them",
+    )
     checkpoint: CheckpointSpec = CheckpointSpec()
     early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
     output: OutputSpec = OutputSpec()
@@ -196,6 +201,8 @@ class FinetuneSpec(Spec):
             raise ValueError("output.merge: method: full leaves whole weights, there is no adapter to merge")
         if self.output.merge and self.task != "generation":
             raise ValueError("output.merge: only for task: generation")
+        if self.accelerator_type is not None and self.gpus_per_worker == 0:
+            raise ValueError("accelerator_type: names GPUs, and gpus_per_worker is 0 (so: leave one of them out)")
         if found := refusals(self.combination()):
             raise ValueError("; ".join(f"{refusal.reason} (so: {refusal.remedy})" for refusal in found))
         if not 1 <= self.min_workers <= self.max_workers:
@@ -232,6 +239,8 @@ class FinetuneSpec(Spec):
     def combination(self) -> dict[str, str | int | None]:
         """The spec in the dimensions of `tandem.specs.combinations`; None for what it doesn't decide."""
         device = None if self.gpus_per_worker is None else "gpu" if self.gpus_per_worker > 0 else "cpu"
+        if self.accelerator_type is not None:
+            device = "gpu"
         return {
             "method": self.method,
             "stage": self.deepspeed if isinstance(self.deepspeed, int) else None,

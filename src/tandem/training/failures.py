@@ -33,6 +33,12 @@ _PEER_GONE = (
     "Application timeout caused pair closure",
     "ncclRemoteError",
 )
+# What Ray says when it knows no more than that a process is gone: no exception, no order of its own, no lost node.
+_GONE = "its worker process has died"
+_GONE_REMEDY = (
+    "the kernel's OOM killer is the usual cause: `dmesg -T | grep -i 'killed process'` on that machine says so, or the "
+    "pod's last state (OOMKilled). If it was, "
+) + _RAM_REMEDY
 
 
 def write_failure(folder: Path, error: TandemError) -> None:
@@ -130,6 +136,50 @@ def lost_peer(error: BaseException, *, worker: int) -> WorkerLostError | None:
     return WorkerLostError(what, where=f"worker {worker}", remedy=remedy)
 
 
+def killed_worker(error: BaseException, *, worker: int) -> WorkerLostError | None:
+    """What Ray's exception says of a worker whose process is gone, or None if it is about something else.
+
+    Nobody but the kernel knows who sent SIGKILL, so memory is a guess, and another attempt is worth it.
+
+    Args:
+        error: Of Ray Train's health check.
+        worker: The rank.
+    """
+    error = getattr(error, "health_check_failure", None) or error
+    text = str(error)
+    if type(error).__name__ != "ActorDiedError" or _GONE not in text:
+        return None
+    machine = next((line.split()[-1] for line in text.splitlines() if line.strip().startswith("ip: ")), "unknown")
+    what = f"worker {worker} was killed (SIGKILL, or a crash) and left no word why"
+    return WorkerLostError(what, where=f"machine {machine}", remedy=_GONE_REMEDY)
+
+
+def fit(train: Callable[[], Any], folder: Path) -> None:
+    """Run Ray Train to its end, and raise what is known of why it failed.
+
+    Args:
+        train: Ray Train's `fit`.
+        folder: The job's.
+
+    Raises:
+        TandemError: What a worker wrote down, or that workers were killed more often than they are restarted.
+    """
+    from ray.train import TrainingFailedError
+
+    try:
+        train()
+    except TrainingFailedError as error:
+        failures: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
+        lost = [killed_worker(each, worker=rank) for rank, each in failures.items()]
+        for each in lost:
+            if each is not None:
+                raise each from error
+        raise
+    failure = read_failure(folder)
+    if failure is not None:
+        raise failure
+
+
 def held_memory(*, cuda: bool) -> str:
     """How much memory this worker holds, of how much there is, in words."""
     if cuda:
@@ -157,6 +207,9 @@ def memory_watch(folder: Path) -> Any:
                 found = out_of_memory(error, worker=rank)
                 if found is not None:
                     write_failure(folder, found)
+                lost = killed_worker(error, worker=rank)
+                if lost is not None:
+                    print(lost, flush=True)  # the workers start again: nothing else would tell
 
     return MemoryWatch()
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.job import JobContext
-from tandem.errors import InputError
 from tandem.models.loading import model_path
 from tandem.retrieval.actor import join_ray
 from tandem.specs.finetune import FinetuneSpec
@@ -21,7 +20,7 @@ from tandem.training.data.masks import padding_id
 from tandem.training.data.packing import obstacle
 from tandem.training.data.prepare import prepare
 from tandem.training.data.reuse import Prepared
-from tandem.training.failures import FAILURE, memory_watch, read_failure
+from tandem.training.failures import FAILURE, fit, memory_watch
 from tandem.training.gauges import Gauges
 from tandem.training.guards import OFFENDING_BATCH
 from tandem.training.loop_config import LoopConfig
@@ -29,6 +28,7 @@ from tandem.training.methods.deepspeed import Hardware, build_config, read_plain
 from tandem.training.methods.model import check_quantization
 from tandem.training.methods.positions import check_max_length, read_config
 from tandem.training.metrics import Record
+from tandem.training.scaling import gpus_of_each, scaling_config, torch_config
 from tandem.training.schedule import total_steps
 from tandem.training.tracking import Tracker
 from tandem.training.worker import train_worker
@@ -58,6 +58,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         InputError: The cluster can never give what the job asks for.
         ModelError: The model can't be used, or reads fewer tokens than `schedule.max_length`.
         OutOfMemoryError: A worker needed more memory than there is.
+        WorkerLostError: Workers were killed more often than they are restarted.
         NotFoundError: A file, the model or the collection isn't there.
         SpecError: The DeepSpeed JSON can't be used, or contradicts the spec.
     """
@@ -129,25 +130,14 @@ def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
     import ray
 
     join_ray(context.cluster)
-    total = ray.cluster_resources()
-    gpus = spec.gpus_per_worker if spec.gpus_per_worker is not None else float(total.get("GPU", 0) > 0)
-    for kind, each, field in (("CPU", spec.cpus_per_worker, "cpus_per_worker"), ("GPU", gpus, "gpus_per_worker")):
-        if each * spec.min_workers > total.get(kind, 0):
-            raise InputError(
-                f"{spec.min_workers} workers with {each:g} {kind}s each, and the cluster has {total.get(kind, 0):g}",
-                where=f"job {context.name}: workers, {field}",
-                remedy="lower one of them, or add machines to the cluster",
-            )
-    return float(gpus)
+    return gpus_of_each(spec, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float) -> None:
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig
+    from ray.train.torch import TorchTrainer
 
     spec = config.spec
-    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
-
     gauges = Gauges(context.name)
 
     def tell(records: list[Record]) -> None:
@@ -162,8 +152,8 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=spec.workers, use_gpu=gpus > 0, resources_per_worker=resources),
+        torch_config=torch_config(gpus),
+        scaling_config=scaling_config(spec, gpus),
         # The same path and name in every attempt of the job: Ray Train then goes on from the last checkpoint.
         run_config=RunConfig(
             name=RUN,
@@ -180,10 +170,7 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     records = Path(config.metrics)
     try:
         with metrics.Follower(records, tell):
-            trainer.fit()
-        failure = read_failure(context.dir)
-        if failure is not None:
-            raise failure
+            fit(trainer.fit, context.dir)
     except BaseException:
         tracker.close(metrics.steps(metrics.read(records)), status="FAILED")
         raise

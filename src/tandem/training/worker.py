@@ -75,6 +75,8 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
         told = told or leaving
         if due or leaving:
             checkpoints.save(progress, record)
+        if leaving:
+            group.wait()  # what is still on its way when the machine goes is lost
     weights_step = checkpoints.finish(progress)
     if held_out is not None and config.logits is not None:
         # Of the weights that are saved, whatever was evaluated on the way.

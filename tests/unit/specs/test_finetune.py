@@ -71,3 +71,11 @@ def test_the_canonical_form_of_elastic_workers_can_be_read_again() -> None:
     elastic = spec([1, 4])
     assert elastic.canonical()["workers"] == [1, 4]
     assert FinetuneSpec.model_validate(elastic.canonical()) == elastic
+
+
+def test_a_type_of_gpu_goes_with_gpus() -> None:
+    fields = spec(1).canonical() | {"accelerator_type": "A100"}
+    assert FinetuneSpec.model_validate(fields).accelerator_type == "A100"
+    assert FinetuneSpec.model_validate(fields | {"method": "qlora"}).combination()["device"] == "gpu"
+    with pytest.raises(ValidationError, match="accelerator_type: names GPUs, and gpus_per_worker is 0"):
+        FinetuneSpec.model_validate(fields | {"gpus_per_worker": 0})

@@ -8,7 +8,15 @@ import torch
 
 from tandem.errors import DivergedError, ModelError, OutOfMemoryError, WorkerLostError
 from tandem.orchestrator.states import RETRYABLE, Observation, Reason, State, ending
-from tandem.training.failures import held_memory, memory_watch, out_of_memory, read_failure, recorded, write_failure
+from tandem.training.failures import (
+    fit,
+    held_memory,
+    memory_watch,
+    out_of_memory,
+    read_failure,
+    recorded,
+    write_failure,
+)
 
 
 def exhaust_memory() -> None:
@@ -55,6 +63,57 @@ def test_a_worker_that_rays_memory_monitor_killed_is_told_by_the_controller(tmp_
     error = read_failure(tmp_path)
     assert isinstance(error, OutOfMemoryError)
     assert "worker 1 was killed since its machine ran out of memory: Memory on the node" in error.what
+
+
+def killed() -> ray.exceptions.ActorDiedError:
+    """As Ray has it of an actor that got SIGKILL."""
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+    message = (
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: …"
+    )
+    context = ActorDiedErrorContext(
+        class_name="RayTrainWorker", actor_id=b"\0" * 16, node_ip_address="10.0.0.7", error_message=message
+    )
+    return ray.exceptions.ActorDiedError(context)
+
+
+def fail_with(error: Exception) -> None:
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    failures = {0: RuntimeError("Connection closed by peer"), 1: WorkerHealthCheckFailedError("failed", failure=error)}
+    raise WorkerGroupError("Training failed due to worker errors", worker_failures=failures)
+
+
+def test_a_worker_that_was_killed_without_a_word_may_have_met_the_kernels_oom_killer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(WorkerLostError) as caught:
+        fit(lambda: fail_with(killed()), tmp_path)
+    told = str(caught.value)
+    assert told.startswith("machine 10.0.0.7: worker 1 was killed (SIGKILL, or a crash)")
+    assert "OOM killer is the usual cause: `dmesg -T | grep -i 'killed process'`" in told
+    assert "micro_batch_size" in told
+    # While the workers are still started again it is in the log.
+    memory_watch(tmp_path).after_exception(None, {1: killed()})
+    assert capsys.readouterr().out.strip() == told
+    assert read_failure(tmp_path) is None
+
+
+def test_a_worker_whose_machine_is_gone_met_no_oom_killer(tmp_path: Path) -> None:
+    from ray.train import TrainingFailedError
+
+    with pytest.raises(TrainingFailedError):
+        fit(lambda: fail_with(ray.exceptions.ActorDiedError()), tmp_path)
+
+
+def test_what_a_worker_wrote_down_is_raised_when_ray_train_thinks_that_it_is_done(tmp_path: Path) -> None:
+    fit(lambda: None, tmp_path)
+    write_failure(tmp_path, DivergedError("the loss is nan"))
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        fit(lambda: None, tmp_path)
 
 
 def test_it_ends_the_job_as_out_of_memory_and_nothing_tries_again(tmp_path: Path) -> None:
