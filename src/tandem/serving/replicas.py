@@ -21,7 +21,7 @@ from tandem.serving.answers import CitedPassage, Piece
 from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
 from tandem.serving.signals import Meter, Observation, log
-from tandem.specs.rag import RECONFIGURABLE, RagSpec, RetrieverSpec
+from tandem.specs.rag import RECONFIGURABLE, RagSequenceSpec, RagSpec, RetrieverSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,12 +58,14 @@ class Ingress:
     def __init__(self, spec: dict[str, Any], model: str, keys: str, retriever: Any, llm: Any) -> None:
         self._spec = spec
         self._keys = KeyRing(Path(keys))
-        tokenizer = load_tokenizer(Path(model))
+        built = RagSpec.model_validate(spec)
+        # `rag_sequence` builds no prompts, and its two tokenizers have no chat template.
+        tokenizer = None if isinstance(built.engine, RagSequenceSpec) else load_tokenizer(Path(model))
         self._count = lambda prompt: len(token_ids(tokenizer, prompt))
         self._retriever = retriever.options(**_PLAIN)
         self._llm = llm.options(**_PLAIN)
         self._llm_stream = llm.options(stream=True, **_PLAIN)
-        self._service = self._build(RagSpec.model_validate(spec))
+        self._service = self._build(built)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over settings that need no new replica.
@@ -139,17 +141,21 @@ class Retriever:
         storage: The cluster's storage folder.
         spec: What is searched, and with which reranker, as JSON types; how, each search says.
         remembered: Questions whose vectors are kept.
+        rag_model: The folder of a RAG model, whose question encoder takes the place of the collection's embedder.
     """
 
-    def __init__(self, storage: str, spec: dict[str, Any], remembered: int) -> None:
+    def __init__(self, storage: str, spec: dict[str, Any], remembered: int, rag_model: str | None = None) -> None:
         import torch
         from ray import serve
+
+        from tandem.models.rag_sequence import QuestionEncoder
 
         # Ray gives an actor with a tenth of a CPU one thread; the question is somebody's waiting time.
         torch.set_num_threads(min(RETRIEVER_THREADS, cores()))
         self._cluster = Cluster.load(Path(storage))
         self._spec = RetrieverSpec.model_validate(spec)
         self._remembered = remembered
+        self._questions = QuestionEncoder(Path(rag_model)) if rag_model else None
         self._retriever = self._open()
         self._look_at = time.monotonic() + FOLLOW_S
         self._following: asyncio.Task[None] | None = None
@@ -205,4 +211,10 @@ class Retriever:
     def _open(self) -> IndexRetriever:
         from tandem.retrieval.retriever import open_retriever
 
-        return open_retriever(self._cluster, self._spec.collection, self._spec.rerank, remembered=self._remembered)
+        return open_retriever(
+            self._cluster,
+            self._spec.collection,
+            self._spec.rerank,
+            remembered=self._remembered,
+            questions=self._questions,
+        )
