@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,22 @@ def write_embedder(folder: Path, *, hidden: int = 32) -> Path:
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
-    from transformers import BertConfig, BertModel
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers.models import WordPiece
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    fast = _wordpiece()
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer.train_from_iterator([TEXT], trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
     inner = folder.parent / (folder.name + "-inner")
     torch.manual_seed(0)
     config = BertConfig(
@@ -117,19 +131,21 @@ def write_embedder(folder: Path, *, hidden: int = 32) -> Path:
     return folder
 
 
-def _wordpiece() -> Any:
-    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+def _words() -> Any:
+    """A BERT tokenizer with the words of `TEXT`; made and not trained, since training breaks ties by chance."""
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = {word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(TEXT))}
+    letters = [f"{before}{letter}" for letter in string.ascii_lowercase for before in ("", "##")]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    tokenizer.train_from_iterator([TEXT], trainers.WordPieceTrainer(vocab_size=400, special_tokens=special))
+    pieces = [*special, *sorted(words.union(letters))]
+    tokenizer = Tokenizer(WordPiece({piece: at for at, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+        single="[CLS] $A [SEP]", special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
@@ -164,7 +180,7 @@ def write_dpr_context_encoder(folder: Path, *, seed: int = 3) -> Path:
     import torch
     from transformers import DPRContextEncoder
 
-    fast = _wordpiece()
+    fast = _words()
     torch.manual_seed(seed)
     encoder = DPRContextEncoder(_dpr_config(len(fast)))
     _uneven(encoder)
@@ -203,7 +219,7 @@ def write_rag(folder: Path, *, generator: str = "bart", documents: int = 5, leng
         seed: Of the weights.
     """
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import (
         BartConfig,
         PreTrainedTokenizerFast,
@@ -213,14 +229,12 @@ def write_rag(folder: Path, *, generator: str = "bart", documents: int = 5, leng
         T5Config,
     )
 
-    tokenizer = Tokenizer(models.BPE())
+    # A token for each character that is seen; of any other bytes a random model's answers couldn't be read.
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = [*special, *map(chr, range(ord("!"), ord("~") + 1)), "\u0120"]  # the last stands for a space
+    tokenizer = Tokenizer(models.BPE({token: at for at, token in enumerate(alphabet)}, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator([TEXT], trainer)
     around = "<s> $A </s>" if generator == "bart" else "$A </s>"
     tokenizer.post_processor = processors.TemplateProcessing(
         single=around, special_tokens=[(token, special.index(token)) for token in ("<s>", "</s>")]
@@ -228,7 +242,7 @@ def write_rag(folder: Path, *, generator: str = "bart", documents: int = 5, leng
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
-    words = _wordpiece()
+    words = _words()
     ends = {"pad_token_id": 1, "eos_token_id": 2, "vocab_size": len(fast), "d_model": 32}
     configs = {
         "bart": lambda: BartConfig(
@@ -243,7 +257,14 @@ def write_rag(folder: Path, *, generator: str = "bart", documents: int = 5, leng
             **ends,
         ),
         "t5": lambda: T5Config(
-            num_layers=1, num_heads=2, d_kv=16, d_ff=64, decoder_start_token_id=1, prefix="answer: ", **ends
+            num_layers=1,
+            num_heads=2,
+            d_kv=16,
+            d_ff=64,
+            decoder_start_token_id=1,
+            prefix="answer: ",
+            initializer_factor=3.0,
+            **ends,
         ),
     }
     torch.manual_seed(seed)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_ROUNDING = 1e-6  # the cosine of a vector to itself comes out as little below 1
+
 
 def near_enough(hits: Sequence[Hit], question: NDArray[np.float32], min_similarity: float) -> list[Hit]:
     """The hits whose cosine to the question is at least `min_similarity`, in their order.
@@ -23,7 +25,7 @@ def near_enough(hits: Sequence[Hit], question: NDArray[np.float32], min_similari
     """
     if not hits:
         return []
-    near = _vectors(hits) @ _unit(question) >= min_similarity
+    near = _vectors(hits) @ _unit(question) >= min_similarity - _ROUNDING
     return [hit for hit, kept in zip(hits, near, strict=True) if kept]
 
 
