@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -161,6 +163,157 @@ def write_embedder(folder: Path, *, hidden: int = 32) -> Path:
     transformer = modules.Transformer(str(inner), max_seq_length=128)
     pooling = modules.Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     SentenceTransformer(modules=[transformer, pooling, modules.Normalize()], device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def _words() -> Any:
+    """A BERT tokenizer with the words of `TEXT`; made and not trained, since training breaks ties by chance."""
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import WordPiece
+    from transformers import PreTrainedTokenizerFast
+
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = {word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(TEXT))}
+    letters = [f"{before}{letter}" for letter in string.ascii_lowercase for before in ("", "##")]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    pieces = [*special, *sorted(words.union(letters))]
+    tokenizer = Tokenizer(WordPiece({piece: at for at, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def _dpr_config(vocabulary: int) -> Any:
+    from transformers import DPRConfig
+
+    return DPRConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+
+
+def _uneven(encoder: Any) -> None:
+    """Give a random encoder's vectors different lengths, which the last normalization would make the same."""
+    import torch
+
+    for name, parameter in encoder.named_parameters():
+        if "LayerNorm" in name:
+            torch.nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.0, std=0.5)
+
+
+def write_dpr_context_encoder(folder: Path, *, seed: int = 3) -> Path:
+    """A random DPR context encoder, as transformers saves it, with its tokenizer."""
+    import torch
+    from transformers import DPRContextEncoder
+
+    fast = _words()
+    torch.manual_seed(seed)
+    encoder = DPRContextEncoder(_dpr_config(len(fast)))
+    _uneven(encoder)
+    encoder.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def convert_dpr_context_encoder(name: str, folder: Path) -> Path:
+    """As docs/serving.md says: a DPR context encoder becomes a sentence-transformers model."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel, DPRContextEncoder
+
+    encoder = DPRContextEncoder.from_pretrained(name)
+    # As a BERT: under DPR's name transformers would load it as a question encoder.
+    plain = BertModel(BertConfig(**{**encoder.config.to_dict(), "model_type": "bert"}), add_pooling_layer=False)
+    plain.load_state_dict(encoder.ctx_encoder.bert_model.state_dict())
+    bert = folder.parent / f"{folder.name}-bert"
+    plain.save_pretrained(bert)
+    AutoTokenizer.from_pretrained(name).save_pretrained(bert)
+    transformer = Transformer(str(bert))
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="cls")
+    SentenceTransformer(modules=[transformer, pooling]).save_pretrained(str(folder))
+    return folder
+
+
+def write_rag(folder: Path, *, generator: str = "bart", documents: int = 5, length: int = 300, seed: int = 0) -> Path:
+    """A random RAG-Sequence model (a DPR question encoder; BART or T5) with its two tokenizers, in safetensors.
+
+    Args:
+        folder: Where it goes.
+        generator: ``bart`` or ``t5``.
+        documents: `n_docs` of its configuration.
+        length: `max_combined_length` of its configuration.
+        seed: Of the weights.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import (
+        BartConfig,
+        PreTrainedTokenizerFast,
+        RagConfig,
+        RagSequenceForGeneration,
+        RagTokenizer,
+        T5Config,
+    )
+
+    # A token for each character that is seen; of any other bytes a random model's answers couldn't be read.
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = [*special, *map(chr, range(ord("!"), ord("~") + 1)), "\u0120"]  # the last stands for a space
+    tokenizer = Tokenizer(models.BPE({token: at for at, token in enumerate(alphabet)}, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    around = "<s> $A </s>" if generator == "bart" else "$A </s>"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=[(token, special.index(token)) for token in ("<s>", "</s>")]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    words = _words()
+    ends = {"pad_token_id": 1, "eos_token_id": 2, "vocab_size": len(fast), "d_model": 32}
+    configs = {
+        "bart": lambda: BartConfig(
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=512,
+            init_std=0.4,
+            **ends,
+        ),
+        "t5": lambda: T5Config(
+            num_layers=1,
+            num_heads=2,
+            d_kv=16,
+            d_ff=64,
+            decoder_start_token_id=1,
+            prefix="answer: ",
+            initializer_factor=3.0,
+            **ends,
+        ),
+    }
+    torch.manual_seed(seed)
+    config = RagConfig.from_question_encoder_generator_configs(
+        _dpr_config(len(words)),
+        configs[generator](),
+        n_docs=documents,
+        max_combined_length=length,
+        retrieval_vector_size=32,
+    )
+    model = RagSequenceForGeneration(config)
+    _uneven(model.question_encoder)
+    model.save_pretrained(folder)
+    RagTokenizer(words, fast).save_pretrained(folder)
     return folder
 
 

@@ -12,18 +12,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_ROUNDING = 1e-6  # the cosine of a vector to itself comes out as little below 1
+
 
 def near_enough(hits: Sequence[Hit], question: NDArray[np.float32], min_similarity: float) -> list[Hit]:
     """The hits whose cosine to the question is at least `min_similarity`, in their order.
 
     Args:
         hits: With their vectors.
-        question: float32, (dimension,), of length 1.
+        question: float32, (dimension,).
         min_similarity: Between -1 and 1.
     """
     if not hits:
         return []
-    near = _vectors(hits) @ question >= min_similarity
+    near = _vectors(hits) @ _unit(question) >= min_similarity - _ROUNDING
     return [hit for hit, kept in zip(hits, near, strict=True) if kept]
 
 
@@ -70,4 +72,13 @@ def diverse(hits: Sequence[Hit], diversity: float, top_k: int) -> list[Hit]:
 def _vectors(hits: Sequence[Hit]) -> NDArray[np.float32]:  # (hits, dimension)
     import numpy as np
 
-    return np.array([hit.vector for hit in hits], dtype=np.float32)
+    return _unit(np.array([hit.vector for hit in hits], dtype=np.float32))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    # A collection compared by inner products has vectors of any length; a cosine is one all the same.
+    import numpy as np
+
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(lengths, 1e-12)
+    return unit

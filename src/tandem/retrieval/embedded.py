@@ -54,11 +54,11 @@ class EdgeStore:
         """Make a collection; nothing happens if it is there with the same shape."""
         from qdrant_edge import EdgeShard, KeywordIndexParams, UpdateOperation
 
-        wanted = {"dimension": dimension, "sparse": sparse}
+        wanted = {"dimension": dimension, "sparse": sparse, "distance": vectors.distance}
         with self._lock:
             folder = self._folder / collection
             if collection in self._shards:
-                check_shape(json.loads((folder / _SHAPE).read_text()), wanted, collection, str(folder))
+                check_shape(_shape(folder), wanted, collection, str(folder))
                 return
             if collection in self._aliases:
                 raise contract.name_is_taken(collection, "an alias", str(self._folder))
@@ -232,6 +232,11 @@ class EdgeStore:
         return f"collection {collection} in {self._folder}"
 
 
+def _shape(folder: Path) -> dict[str, Any]:
+    # Collections made before there was a choice say nothing of the distance.
+    return {"distance": contract.USUAL_VECTORS.distance, **json.loads((folder / _SHAPE).read_text())}
+
+
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
     try:
@@ -251,12 +256,13 @@ def check_shape(found: dict[str, Any], wanted: dict[str, Any], collection: str, 
     """
     if found != wanted:
         has, needs = (
-            f"{s['dimension']} dimensions {'and' if s['sparse'] else 'without'} sparse" for s in (found, wanted)
+            f"{s['dimension']} dimensions {'and' if s['sparse'] else 'without'} sparse (distance: {s['distance']})"
+            for s in (found, wanted)
         )
         raise InputError(
             f"the collection {collection!r} has vectors of {has}, not of {needs}",
             where=where,
-            remedy="give another `collection`, or the embedder and `sparse` that made it",
+            remedy="give another `collection`, or the embedder, `sparse` and `distance` that made it",
         )
 
 
@@ -272,8 +278,9 @@ def _config(dimension: int, sparse: bool, vectors: VectorIndexSpec) -> Any:
         ScalarType,
     )
 
+    distance = Distance.Dot if vectors.distance == "dot" else Distance.Cosine
     return EdgeConfig(
-        vectors={DENSE: EdgeVectorParams(size=dimension, distance=Distance.Cosine)},
+        vectors={DENSE: EdgeVectorParams(size=dimension, distance=distance)},
         sparse_vectors={SPARSE: EdgeSparseVectorParams(modifier=Modifier.Idf)} if sparse else None,
         hnsw_config=HnswIndexConfig(m=vectors.m, ef_construct=vectors.ef_construct, full_scan_threshold=10_000),
         quantization_config=ScalarQuantizationConfig(ScalarType.Int8, always_ram=True)

@@ -61,12 +61,13 @@ class Embedder:
         model_path: A folder with modules.json, config.json, tokenizer.json and safetensors weights.
         batch_size: Texts in one forward pass.
         dtype: What it computes in; vectors are float32 whatever it is.
+        unit: Whether vectors are scaled to length 1, as a collection compared by cosine has them.
 
     Raises:
         ModelError: The folder isn't such a model.
     """
 
-    def __init__(self, model_path: Path, batch_size: int, dtype: Dtype = "float32") -> None:
+    def __init__(self, model_path: Path, batch_size: int, dtype: Dtype = "float32", *, unit: bool = True) -> None:
         if not any(model_path.rglob("*.safetensors")):
             # Pickled weights can run code when they are loaded: they aren't even tried.
             raise ModelError(
@@ -90,6 +91,7 @@ class Embedder:
                 remedy="name a sentence-transformers model",
             ) from error
         self._batch_size = batch_size
+        self._unit = unit
         self.dimension = int(self._model.get_embedding_dimension())
         self.max_tokens = int(self._model.max_seq_length or 0)
         # A tokenizer keeps padding and truncation as its state, and changes them at a call that wants others; a change
@@ -114,7 +116,7 @@ class Embedder:
             texts: Any number; each is cut after `max_tokens` tokens.
 
         Returns:
-            float32, (texts, dimension), rows of length 1.
+            float32, (texts, dimension), rows of length 1 unless `unit` is off.
         """
         import numpy as np
 
@@ -127,6 +129,8 @@ class Embedder:
             show_progress_bar=False,
         )
         vectors = np.asarray(vectors, dtype=np.float32)
+        if not self._unit:
+            return vectors
         # Not by the model: in bf16 its lengths are off by up to 0.4 %.
         unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
@@ -184,7 +188,7 @@ def neighbours_kept(exact: NDArray[np.float32], other: NDArray[np.float32], k: i
     """Recall@k of other vectors of the same texts: each exact one asks, as a question does, for its nearest.
 
     Args:
-        exact: float32, (texts, dimension), rows of length 1.
+        exact: float32, (texts, dimension); of length 1, or what is near is told by the inner product.
         other: As `exact`, of the same texts in the same order.
         k: How many neighbours; a text isn't its own.
     """

@@ -33,12 +33,13 @@ class EmbeddingCache:
     Args:
         root: The cluster's storage folder.
         embedder_sha256: The embedder's fingerprint.
+        unit: Whether they are scaled to length 1.
     """
 
-    def __init__(self, root: Path, embedder_sha256: str) -> None:
+    def __init__(self, root: Path, embedder_sha256: str, unit: bool = True) -> None:
         import numpy as np
 
-        self._folder = root / FOLDER / embedder_sha256[:32]
+        self._folder = root / FOLDER / (embedder_sha256[:32] + ("" if unit else "-raw"))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._groups: OrderedDict[tuple[int, int], NDArray[np.float32]] = OrderedDict()
         self._files: list[Path] = []

@@ -115,7 +115,8 @@ def collection_of(name: str, settings: str, vectors: VectorIndexSpec) -> str:
         settings: See `identity_settings`.
         vectors: The graph, and quantization.
     """
-    digest = hashlib.sha256(f"{settings}\0{vectors.model_dump_json()}".encode()).hexdigest()
+    # The distance is one of the settings already.
+    digest = hashlib.sha256(f"{settings}\0{vectors.model_dump_json(exclude={'distance'})}".encode()).hexdigest()
     return f"{name}-{digest[:8]}"
 
 
@@ -127,7 +128,10 @@ def collections_of(name: str, collections: Iterable[str]) -> list[str]:
 def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:
     """All but the documents that decides what is stored: part of every chunk's id and of the snapshot's."""
     sparse = DESCRIPTION if spec.sparse else "no sparse vectors"
-    return "\0".join((embedder_sha256, VERSION, sparse, spec.chunk.model_dump_json()))
+    settings = (embedder_sha256, VERSION, sparse, spec.chunk.model_dump_json())
+    # Named where it isn't the usual one: chunks that were indexed before there was a choice keep their ids.
+    distance = () if spec.vectors.unit else (spec.vectors.distance,)
+    return "\0".join(settings + distance)
 
 
 class ReadAndChunk:
@@ -175,18 +179,22 @@ class Embed:
         spec: How it is run.
         threads: Of torch, in this process.
         storage: The cluster's storage folder, where vectors are cached.
+        unit: Whether vectors are scaled to length 1.
     """
 
-    def __init__(self, embedder: Path, embedder_sha256: str, spec: EmbedderSpec, threads: int, storage: Path) -> None:
+    def __init__(
+        self, embedder: Path, embedder_sha256: str, spec: EmbedderSpec, threads: int, storage: Path, unit: bool = True
+    ) -> None:
         import torch
 
         from tandem.retrieval.embedding_cache import EmbeddingCache
 
         # Ray allows an actor as many threads as it has logical CPUs; those are for scheduling and not for arithmetic.
         torch.set_num_threads(threads)
-        self._cache = EmbeddingCache(storage, embedder_sha256)
+        self._cache = EmbeddingCache(storage, embedder_sha256, unit)
         self._path = embedder
         self._spec = spec
+        self._unit = unit
         self._model: Embedder | None = None  # not loaded if all is cached
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +243,7 @@ class Embed:
     def _open(self, dtype: Dtype) -> Embedder:
         from tandem.retrieval.embedding import Embedder
 
-        return Embedder(self._path, self._spec.batch_size, dtype)
+        return Embedder(self._path, self._spec.batch_size, dtype, unit=self._unit)
 
 
 class Write:

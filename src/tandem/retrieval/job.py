@@ -113,6 +113,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         chunk_overlap=spec.chunk.overlap,
         documents=counts[DOCUMENT],
         chunks=len(wanted),
+        distance=spec.vectors.distance,
     )
     figures: dict[str, Any] = {
         **asdict(changes),
@@ -267,6 +268,7 @@ def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, target: 
             "spec": spec.embedder,
             "threads": max(1, cores() // workers),
             "storage": context.storage,
+            "unit": spec.vectors.unit,
         },
         batch_size=_EMBED_BATCH,
         compute=ray.data.ActorPoolStrategy(size=workers),
@@ -289,7 +291,7 @@ def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, target: 
         done += int(batch["written"].sum())
         embedded += int(batch["embedded"].sum())
         context.progress("embed", done, total, per_second=done / (time.monotonic() - started), embedded=embedded)
-    EmbeddingCache(context.storage, target.embedder_sha256).compact()
+    EmbeddingCache(context.storage, target.embedder_sha256, spec.vectors.unit).compact()
     return embedded
 
 

@@ -40,12 +40,13 @@ class QdrantStore:
         if collection in self.aliases():
             raise contract.name_is_taken(collection, "an alias", self._url)
         if not self._ask("collection_exists", collection):
+            distance = models.Distance.DOT if vectors.distance == "dot" else models.Distance.COSINE
             int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
             try:
                 self._ask(
                     "create_collection",
                     collection,
-                    vectors_config={DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)},
+                    vectors_config={DENSE: models.VectorParams(size=dimension, distance=distance)},
                     sparse_vectors_config=(
                         {SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)} if sparse else None
                     ),
@@ -57,8 +58,11 @@ class QdrantStore:
                 if not self._ask("collection_exists", collection):
                     raise
         params = self._ask("get_collection", collection, about=collection).config.params
-        found = {"dimension": params.vectors[DENSE].size, "sparse": SPARSE in (params.sparse_vectors or {})}
-        check_shape(found, {"dimension": dimension, "sparse": sparse}, collection, self._url)
+        dense = params.vectors[DENSE]
+        found = {"dimension": dense.size, "sparse": SPARSE in (params.sparse_vectors or {})}
+        found["distance"] = str(dense.distance.value).lower()
+        wanted = {"dimension": dimension, "sparse": sparse, "distance": vectors.distance}
+        check_shape(found, wanted, collection, self._url)
         # Also where the collection was there: whoever made it may have been cut short.
         for field in contract.INDEXED_FIELDS:
             schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=field == TENANT)

@@ -166,7 +166,12 @@ class Retriever:
 
 
 def open_retriever(
-    cluster: Cluster, collection: str, rerank: RerankSpec | None = None, *, remembered: int = 0
+    cluster: Cluster,
+    collection: str,
+    rerank: RerankSpec | None = None,
+    *,
+    remembered: int = 0,
+    questions: Embedder | Any = None,
 ) -> Retriever:
     """A retriever with the embedder that the collection's index names.
 
@@ -175,10 +180,12 @@ def open_retriever(
         collection: Its name.
         rerank: For searches that rerank.
         remembered: Questions whose vectors are kept.
+        questions: Embeds questions in the embedder's place; anything with its `encode`, `count_tokens` and `dimension`.
 
     Raises:
         NotFoundError: No such collection, or no artifact says how it was made.
-        ModelError: The embedder isn't the one that made the collection; the reranker can't be used.
+        ModelError: The embedder isn't the one that made the collection, or questions have vectors that can't be
+            compared with it; the reranker can't be used.
         UnreachableError: The store can't be reached.
     """
     store = connect(cluster)
@@ -203,8 +210,31 @@ def open_retriever(
             remedy="run the index job again",
         )
     reranker = Reranker(resolve(rerank.model, storage=cluster.storage)) if rerank else None
-    embedder: Any = Embedder(path, snapshot.batch_size)
+    if questions is not None:
+        _check_comparable(questions, snapshot)
+    embedder: Any = questions or Embedder(path, snapshot.batch_size, unit=snapshot.distance == "cosine")
     return Retriever(store, points, Remembering(embedder, remembered) if remembered else embedder, snapshot, reranker)
+
+
+def _check_comparable(questions: Any, snapshot: IndexSnapshot) -> None:
+    """Two encoders trained together score by the inner product: in a collection compared by cosine it is lost.
+
+    Raises:
+        ModelError: The collection isn't one of theirs.
+    """
+    where = f"collection {snapshot.collection}"
+    if snapshot.distance != "dot":
+        raise ModelError(
+            "its vectors are compared by cosine, and questions are encoded for inner products",
+            where=where,
+            remedy="index with `vectors.distance: dot` and the encoder of passages that belongs to that of questions",
+        )
+    if snapshot.dimension != questions.dimension:
+        raise ModelError(
+            f"its vectors have {snapshot.dimension} dimensions, and those of questions {questions.dimension}",
+            where=where,
+            remedy="index with the encoder of passages that belongs to that of questions",
+        )
 
 
 def _passage(hit: Hit) -> Passage:

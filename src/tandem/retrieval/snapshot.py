@@ -32,6 +32,7 @@ class IndexSnapshot:
         chunk_overlap: Overlap of neighbours.
         documents: How many there are.
         chunks: How many there are.
+        distance: What the dense vectors are compared by: ``cosine``, or ``dot``, and then they have any length.
     """
 
     id: str
@@ -47,6 +48,7 @@ class IndexSnapshot:
     chunk_overlap: int
     documents: int
     chunks: int
+    distance: str = "cosine"  # which artifacts of before there was a choice don't say
 
 
 def snapshot_id(chunk_ids: Iterable[str], settings: str) -> str:
@@ -85,16 +87,17 @@ def find_snapshot(storage: Path, collection: str, points: str | None = None) -> 
         points: Only of the collection for which the name stands now.
     """
     known = {field.name for field in fields(IndexSnapshot)}
+    needed = known - {"distance"}
     newest: tuple[str, IndexSnapshot] | None = None
     for path in (storage / "artifacts").glob(f"*/*/{FILE}"):
         if not (path.parent / MANIFEST).is_file():
             continue
         manifest = read_manifest(path.parent)
         data = manifest.meta.get("snapshot", {})
-        if manifest.type != "index" or data.get("collection") != collection or not known <= set(data):
+        if manifest.type != "index" or data.get("collection") != collection or not needed <= set(data):
             continue
         if points is not None and data["points"] != points:
             continue
         if newest is None or manifest.created_at > newest[0]:
-            newest = (manifest.created_at, IndexSnapshot(**{key: data[key] for key in known}))
+            newest = (manifest.created_at, IndexSnapshot(**{key: data[key] for key in known & set(data)}))
     return newest[1] if newest else None

@@ -66,7 +66,7 @@ class Query:
         vector: float32, (dimension,), or a list of as many floats; None in sparse mode.
         sparse: The question's terms; None in dense mode.
         top_k: Hits wanted.
-        mode: dense: cosine; sparse: BM25; hybrid: both, fused by reciprocal rank.
+        mode: dense: the collection's distance; sparse: BM25; hybrid: both, fused by reciprocal rank.
         tenant: Only this tenant's points and those that belong to nobody; None for all points, whoever's they are.
         filter: Payload fields by dotted path that must have this value, or one of a list of values.
         ef: Candidates in the graph: more find more, slower; None for the usual `HNSW_EF`.
@@ -92,7 +92,8 @@ class Query:
 class Hit:
     """A point that was found; scores compare only within one search.
 
-    `vector`, where it was asked for, is the dense one, scaled to length 1: (dimension,) floats.
+    `vector`, where it was asked for, is the dense one, scaled to length 1 where the distance is cosine:
+    (dimension,) floats.
     """
 
     id: str
@@ -141,10 +142,11 @@ class VectorStore(Protocol):
             collection: Its name.
             dimension: Of the dense vectors.
             sparse: Whether points have term weights too.
-            vectors: The graph, and quantization.
+            vectors: Distance, graph, and quantization.
 
         Raises:
-            InputError: It is there with another dimension, or with or without sparse vectors; an alias has the name.
+            InputError: It is there with another dimension or distance, or with or without sparse vectors; an alias has
+                the name.
         """
 
     def drop_collection(self, collection: str) -> None:

@@ -26,6 +26,11 @@ class CitedPassage(PassageLike, Protocol):
         ...
 
     @property
+    def title(self) -> str:
+        """The document's title."""
+        ...
+
+    @property
     def score(self) -> float:
         """How well it matches, as the store ranks."""
         ...

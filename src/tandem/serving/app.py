@@ -14,9 +14,10 @@ from tandem.config.machine import read_processor
 from tandem.errors import SpecError
 from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, vllm_obstacle
 from tandem.models.loading import adapter_path, model_path
+from tandem.models.rag_sequence import check_rag_model
 from tandem.serving.scaling import replica_options
 from tandem.specs.compare import EngineSpec
-from tandem.specs.rag import BASE_MODEL, RagSpec, UpstreamSpec
+from tandem.specs.rag import BASE_MODEL, RagSequenceSpec, RagSpec, UpstreamSpec
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -40,6 +41,8 @@ def build(args: dict[str, Any]) -> Application:
     spec = read_spec(args)
     cluster = Cluster.load()
     model = model_path(spec.model, storage=cluster.storage)
+    if isinstance(spec.engine, RagSequenceSpec):
+        check_rag_model(model)
     adapters = {adapter.name: adapter_path(adapter.uri, storage=cluster.storage) for adapter in spec.adapters}
     if spec.retriever.rerank is not None:
         resolve(spec.retriever.rerank.model, storage=cluster.storage)
@@ -81,7 +84,12 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
         settings,
         str(model),
         str(keys_path(spec, cluster)),
-        retriever.bind(str(cluster.storage), settings["retriever"], spec.cache.embeddings),
+        retriever.bind(
+            str(cluster.storage),
+            settings["retriever"],
+            spec.cache.embeddings,
+            str(model) if isinstance(spec.engine, RagSequenceSpec) else None,
+        ),
         language_model,
     )
 
@@ -118,11 +126,17 @@ def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Ap
     gpus = spec.gpus_per_replica
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-    engine = _engine_name(spec.name, spec.engine, gpus)
     common = {
         **replica_options(spec.autoscaling.llm),
         "graceful_shutdown_timeout_s": spec.limits.timeout_s,
     }
+    actor = {"num_cpus": spec.cpus_per_replica, "num_gpus": gpus}
+    if isinstance(spec.engine, RagSequenceSpec):
+        from tandem.serving.rag_sequence import RagSequenceServer
+
+        model_server = serve.deployment(RagSequenceServer).options(name="LLM", ray_actor_options=actor, **common)
+        return model_server.bind(spec.engine.canonical(), str(model))
+    engine = _engine_name(spec.name, spec.engine, gpus)
     folders = {name: str(path) for name, path in adapters.items()}
     if engine == "vllm":
         from ray.serve.llm.deployment import LLMServer
@@ -134,9 +148,7 @@ def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Ap
         return serve.deployment(VllmServer).options(**{**options, "name": "LLM"}).bind(config, folders)
     from tandem.serving.language_models import TransformersServer
 
-    server = serve.deployment(TransformersServer).options(
-        name="LLM", ray_actor_options={"num_cpus": spec.cpus_per_replica, "num_gpus": gpus}, **common
-    )
+    server = serve.deployment(TransformersServer).options(name="LLM", ray_actor_options=actor, **common)
     return server.bind(spec.engine.canonical(), str(model), folders)
 
 

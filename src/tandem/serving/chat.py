@@ -19,9 +19,10 @@ from tandem.serving.api_keys import Caller
 from tandem.serving.condensing import condensed
 from tandem.serving.context import Prompt, fit, too_long
 from tandem.serving.merging import merged
+from tandem.serving.rag_sequence import check_question, documents_of, no_completions, with_priors
 from tandem.serving.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from tandem.serving.tracing import span
-from tandem.specs.rag import BASE_MODEL, EMBEDDER, RagSpec
+from tandem.specs.rag import BASE_MODEL, EMBEDDER, RagSequenceSpec, RagSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,7 @@ class ChatService:
         self._embed = embed
         self._generate = CachedGenerate(generate, spec.cache) if spec.cache.answers else generate
         self._count = count
+        self._reads_passages = isinstance(spec.engine, RagSequenceSpec)
 
     def models(self) -> list[str]:
         """Names that a completion's `model` may have: the app's own first."""
@@ -79,6 +81,8 @@ class ChatService:
         """
         deadline = self._deadline()
         adapter = self.adapter(request.model)
+        if self._reads_passages:
+            check_question(request)
         max_tokens = self._max_tokens(request, request.n)
         begun = time.perf_counter()
         with span("search"):
@@ -87,18 +91,10 @@ class ChatService:
         if found == [] and self.spec.conversation.nothing_found is not None:
             pieces = _said(self.spec.conversation.nothing_found, request.n)
             return _answer("chatcmpl", request.model, pieces, choices=request.n, searched=searched)
-        messages, passages = await self._before(
-            deadline,
-            asyncio.to_thread(
-                fit,
-                self.spec.prompt,
-                request.messages,
-                found or [],
-                count=self._count,
-                budget=self.spec.engine.max_model_len - max_tokens,
-            ),
-        )
+        messages, passages = await self._before(deadline, self._prompt(request, found or [], max_tokens))
         generations = [_generation(request, messages, max_tokens, adapter, index) for index in range(request.n)]
+        if self._reads_passages:
+            generations = [replace(generation, documents=documents_of(found or [])) for generation in generations]
         pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
         answer = _answer("chatcmpl", request.model, pieces, choices=request.n, passages=passages, searched=searched)
         self._log(answer, messages)
@@ -112,6 +108,8 @@ class ChatService:
         """
         deadline = self._deadline()
         adapter = self.adapter(request.model)
+        if self._reads_passages:
+            raise no_completions()
         max_tokens = self._max_tokens(request, request.n * len(request.prompts))
         budget = self.spec.engine.max_model_len - max_tokens
         counts = await self._before(deadline, asyncio.to_thread(lambda: [self._count(p) for p in request.prompts]))
@@ -179,6 +177,14 @@ class ChatService:
             filter=wanted.filter,
             within_s=deadline - asyncio.get_running_loop().time(),
         )
+
+    async def _prompt(
+        self, request: ChatRequest, found: list[CitedPassage], max_tokens: int
+    ) -> tuple[Prompt, list[CitedPassage]]:
+        if self._reads_passages:
+            return request.question, with_priors(found)
+        budget = self.spec.engine.max_model_len - max_tokens
+        return await asyncio.to_thread(fit, self.spec.prompt, request.messages, found, count=self._count, budget=budget)
 
     async def _pieces(
         self, requests: list[GenerationRequest], *, stream: bool, deadline: float

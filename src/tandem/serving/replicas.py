@@ -17,7 +17,7 @@ from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
 from tandem.serving.readiness import Readiness, threads_turn
 from tandem.serving.signals import Meter, Observation, log
-from tandem.specs.rag import RECONFIGURABLE, RagSpec
+from tandem.specs.rag import RECONFIGURABLE, RagSequenceSpec, RagSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,12 +44,14 @@ class Ingress:
     def __init__(self, spec: dict[str, Any], model: str, keys: str, retriever: Any, llm: Any) -> None:
         self._spec = spec
         self._keys = KeyRing(Path(keys))
-        tokenizer = load_tokenizer(Path(model))
+        built = RagSpec.model_validate(spec)
+        # `rag_sequence` builds no prompts, and its two tokenizers have no chat template.
+        tokenizer = None if isinstance(built.engine, RagSequenceSpec) else load_tokenizer(Path(model))
         self._count = lambda prompt: len(token_ids(tokenizer, prompt))
         self._retriever = retriever.options(**_PLAIN)
         self._llm = llm.options(**_PLAIN)
         self._llm_stream = llm.options(stream=True, **_PLAIN)
-        self._service = self._build(RagSpec.model_validate(spec))
+        self._service = self._build(built)
         scaling = self._service.spec.autoscaling
         # Asking a part that may scale to zero would keep it from that.
         parts = {

@@ -44,17 +44,21 @@ class Retriever:
         storage: The cluster's storage folder.
         spec: What is searched, and with which reranker, as JSON types; how, each search says.
         remembered: Questions whose vectors are kept.
+        rag_model: The folder of a RAG model, whose question encoder takes the place of the collection's embedder.
     """
 
-    def __init__(self, storage: str, spec: dict[str, Any], remembered: int) -> None:
+    def __init__(self, storage: str, spec: dict[str, Any], remembered: int, rag_model: str | None = None) -> None:
         import torch
         from ray import serve
+
+        from tandem.models.rag_sequence import QuestionEncoder
 
         # Ray gives an actor with a tenth of a CPU one thread; the question is somebody's waiting time.
         torch.set_num_threads(min(RETRIEVER_THREADS, cores()))
         self._cluster = Cluster.load(Path(storage))
         self._spec = RetrieverSpec.model_validate(spec)
         self._remembered = remembered
+        self._questions = QuestionEncoder(Path(rag_model)) if rag_model else None
         self._retriever = self._open()
         self._look_at = time.monotonic() + FOLLOW_S
         self._following: asyncio.Task[None] | None = None
@@ -173,7 +177,13 @@ class Retriever:
     def _open(self) -> IndexRetriever:
         from tandem.retrieval.retriever import open_retriever
 
-        return open_retriever(self._cluster, self._spec.collection, self._spec.rerank, remembered=self._remembered)
+        return open_retriever(
+            self._cluster,
+            self._spec.collection,
+            self._spec.rerank,
+            remembered=self._remembered,
+            questions=self._questions,
+        )
 
 
 def _too_late() -> UnreachableError:

@@ -63,11 +63,20 @@ class EmbedderSpec(Spec):
 class VectorIndexSpec(Spec):
     """How Qdrant finds near vectors: its HNSW graph (Malkov and Yashunin, arXiv 1603.09320), and smaller vectors."""
 
+    distance: Literal["cosine", "dot"] = Field(
+        "cosine",
+        description="dot: inner products of vectors of any length, for embedders that were trained with them (DPR)",
+    )
     m: int = Field(32, ge=4, le=128, description="edges of a point")
     ef_construct: int = Field(256, ge=8, le=4096, description="candidates while the graph is built")
     quantization: Literal["int8"] | None = Field(
         None, description="int8: a quarter of the memory; candidates are scored again with the whole vectors"
     )
+
+    @property
+    def unit(self) -> bool:
+        """Whether vectors are scaled to length 1."""
+        return self.distance == "cosine"
 
 
 class IndexSpec(Spec):

@@ -137,13 +137,30 @@ class UpstreamSpec(Spec):
     breaker_pause_s: float = Field(30.0, gt=0)
 
 
+class RagSequenceSpec(Spec):
+    """The generator of Lewis et al. 2020 (arXiv 2005.11401): it reads each passage alone with the question.
+
+    `model` of the application is transformers' `RagSequenceForGeneration`; the answer is the one that is likeliest over
+    all passages, each weighed by its score.
+    """
+
+    name: Literal["rag_sequence"]
+    beams: int = Field(
+        1, ge=1, le=32, description="hypotheses kept of each passage; 1 is greedy, as in the paper for short answers"
+    )
+    max_model_len: int = Field(1024, ge=64, description="tokens of an answer, at most: its decoder's positions")
+
+
 def _engine_kind(engine: Any) -> str:
     name = engine.get("name") if isinstance(engine, dict) else getattr(engine, "name", None)
-    return "upstream" if name == "upstream" else "own"
+    return name if name in ("upstream", "rag_sequence") else "own"
 
 
 Engine = Annotated[
-    Annotated[EngineSpec, Tag("own")] | Annotated[UpstreamSpec, Tag("upstream")], Discriminator(_engine_kind)
+    Annotated[EngineSpec, Tag("own")]
+    | Annotated[UpstreamSpec, Tag("upstream")]
+    | Annotated[RagSequenceSpec, Tag("rag_sequence")],
+    Discriminator(_engine_kind),
 ]
 
 
@@ -184,6 +201,23 @@ class RagSpec(Spec):
         if self.default_model not in {None, BASE_MODEL, *adapters}:
             known = ", ".join([BASE_MODEL, *adapters])
             raise ValueError(f"default_model: {self.default_model!r} is none of {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _rag_sequence_gets_what_it_reads(self) -> RagSpec:
+        if not isinstance(self.engine, RagSequenceSpec):
+            return self
+        if self.adapters:
+            raise ValueError("adapters: rag_sequence takes none")
+        if self.retriever.mode != "dense" or self.retriever.chooses:
+            raise ValueError(
+                "retriever: rag_sequence weighs passages by their inner products with the question: set mode: dense, "
+                "and no min_similarity, rerank or diversity"
+            )
+        if self.prompt != PromptSpec():
+            raise ValueError("prompt: rag_sequence reads passages in the form that it was trained with")
+        if self.conversation.nothing_found is None:
+            raise ValueError("conversation.nothing_found: rag_sequence can't answer without passages")
         return self
 
     def user_config(self) -> dict[str, Any]:

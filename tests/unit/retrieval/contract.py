@@ -116,6 +116,20 @@ class StoreContract:
             query = ask("", "owl", "dense", top_k=1, exact=exact, ef=16)
             assert self.names(store, query) == ["owl"]
 
+    def test_by_inner_products_vectors_of_any_length_are_compared_as_they_are(self, store: VectorStore) -> None:
+        store.create_collection(COLLECTION, dimension=4, sparse=True, vectors=VectorIndexSpec(distance="dot"))
+        long = Point(ident("long"), [3.0, 3.0, 0.0, 0.0], terms("long"), {"name": "long", "tenant": "red"})
+        store.upsert(COLLECTION, [*(point(name) for name in TEXTS), long])
+        store.optimize(COLLECTION)
+        query = Query([2.0, 0.0, 0.0, 0.0], None, 2, "dense", with_vectors=True)
+        (hits,) = store.search(COLLECTION, [query])
+        # By cosine the cat would be first.
+        assert [(hit.payload["name"], hit.score) for hit in hits] == [("long", 6.0), ("cat", 2.0)]
+        assert list(hits[0].vector) == [3.0, 3.0, 0.0, 0.0]
+        assert self.names(store, Query([2.0, 0.0, 0.0, 0.0], None, 1, "dense", tenant="blue")) == ["fox"]
+        with pytest.raises(InputError, match="distance: dot"):
+            store.create_collection(COLLECTION, dimension=4, sparse=True)
+
     def test_vectors_are_given_where_they_are_asked_for(self, filled: VectorStore) -> None:
         length = sum(value**2 for value in TEXTS["cat"][1]) ** 0.5
         wanted = pytest.approx([value / length for value in TEXTS["cat"][1]], abs=1e-6)

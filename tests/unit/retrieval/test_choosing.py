@@ -27,6 +27,13 @@ def test_what_is_too_far_from_the_question_is_dropped_in_its_order() -> None:
     assert near_enough([], question, 0.5) == []
 
 
+def test_a_cosine_is_one_whatever_the_lengths() -> None:
+    long = [Hit(each.id, each.score, {}, [7 * value for value in each.vector]) for each in HITS]
+    question = np.array([3, 0], dtype=np.float32)
+    assert names(near_enough(long, question, 0.5)) == ["a", "a2"]
+    assert names(diverse(long, 0.5, 3)) == names(diverse(HITS, 0.5, 3))
+
+
 def test_other_scores_order_anew_and_drop() -> None:
     again = rescored(HITS, [0.2, 0.9, 0.2, 0.05], 0.1)
     assert [(hit.id, hit.score) for hit in again] == [("a2", 0.9), ("a", 0.2), ("b", 0.2)]

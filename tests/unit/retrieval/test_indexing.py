@@ -15,7 +15,7 @@ from tandem.retrieval import indexing
 from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
 from tandem.retrieval.indexing import Embed, document_tenant, gather_files, identity_settings, plan_changes
-from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec
+from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec, VectorIndexSpec
 
 
 def test_only_what_is_missing_is_embedded_and_what_is_gone_is_deleted() -> None:
@@ -52,13 +52,29 @@ def test_whatever_changes_what_is_stored_changes_the_identity() -> None:
     same = IndexSpec(kind="index", name="b", collection="c", sources=("y",))  # type: ignore[arg-type]
     assert identity_settings(spec, "e") == identity_settings(same, "e")
     others = [spec.model_copy(update={"sparse": False}), spec.model_copy(update={"chunk": ChunkSpec(tokens=64)})]
+    others.append(spec.model_copy(update={"vectors": VectorIndexSpec(distance="dot")}))
     different = {
         identity_settings(spec, "e"),
         identity_settings(spec, "f"),
         *(identity_settings(o, "e") for o in others),
     }
-    assert len(different) == 4
+    assert len(different) == 5
+    assert "dot" not in identity_settings(spec, "e")  # as before there was a choice: chunks keep their ids
     assert json.dumps(sorted(different))
+
+
+def test_vectors_of_their_own_length_are_cached_apart(tmp_path: Path) -> None:
+    embedder = write_embedder(tmp_path / "embedder")
+    (tmp_path / "embedder" / "modules.json").write_text(
+        json.dumps(json.loads((tmp_path / "embedder" / "modules.json").read_text())[:2])  # without Normalize
+    )
+    texts = ["the quick brown fox", "a lazy dog"]
+    lengths = {}
+    for unit in (True, False, True):
+        stage = Embed(embedder, fingerprint(embedder), EmbedderSpec(), 1, tmp_path, unit)
+        lengths[unit] = np.linalg.norm(stage(batch(texts))["vector"], axis=1)
+    assert np.allclose(lengths[True], 1)
+    assert not np.allclose(lengths[False], 1, atol=0.1)
 
 
 def batch(texts: list[str]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import pytest
 from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
 
 from tandem.artifacts.manifest import write_manifest
-from tandem.errors import NotFoundError
+from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval.embedded import EdgeStore
-from tandem.retrieval.retriever import Retriever
+from tandem.retrieval.retriever import Retriever, _check_comparable
 from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
 from tandem.retrieval.store import Point
 from tandem.specs.search import RerankSpec, SearchSpec
@@ -63,7 +63,7 @@ def test_a_filter_narrows(retriever: Retriever) -> None:
 
 def test_only_what_is_near_enough_is_used(retriever: Retriever) -> None:
     for mode in ("hybrid", "dense", "sparse"):
-        how = SearchSpec(top_k=5, mode=mode, min_similarity=0.95)
+        how = SearchSpec(top_k=5, mode=mode, min_similarity=0.94)
         found = retriever.search(["the cat", "the owl and the cat"], how)
         # By words alone the dog, which is near, isn't found at all.
         assert [passage.title for passage in found[0]] == ["cat", "fox", "dog"][: 2 if mode == "sparse" else 3]
@@ -129,6 +129,29 @@ def test_without_term_weights_hybrid_search_is_dense(tmp_path: Path) -> None:
     )
     assert [passage.id for passage in passages] == [ident("cat")]
     store.close()
+
+
+def test_questions_encoded_for_inner_products_need_a_collection_compared_by_them() -> None:
+    class Questions:
+        dimension = 4
+
+    _check_comparable(Questions, snapshot("docs", dimension=4, distance="dot"))
+    with pytest.raises(ModelError, match="compared by cosine"):
+        _check_comparable(Questions, snapshot("docs", dimension=4, distance="cosine"))
+    with pytest.raises(ModelError, match="5 dimensions, and those of questions 4"):
+        _check_comparable(Questions, snapshot("docs", dimension=5, distance="dot"))
+
+
+def test_an_artifact_of_before_there_was_a_choice_is_compared_by_cosine(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts" / "docs" / "1"
+    folder.mkdir(parents=True)
+    write_snapshot(folder, snapshot("docs"), name="docs", id="1", figures={})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["meta"]["snapshot"]["distance"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = find_snapshot(tmp_path, "docs")
+    assert found is not None
+    assert found.distance == "cosine"
 
 
 def test_an_unknown_collection_names_those_that_exist(retriever: Retriever) -> None:

@@ -21,6 +21,7 @@ class FakePassage:
     score: float
     tenant: str | None = None
     section: str = ""
+    title: str = ""
 
 
 @dataclass

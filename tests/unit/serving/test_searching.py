@@ -61,8 +61,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
     """The retrievers that were opened."""
     found: list[Index] = []
 
-    def open_retriever(cluster: Cluster, collection: str, rerank: object, *, remembered: int) -> Index:
-        assert (collection, rerank, remembered) == ("docs", None, 7)
+    def open_retriever(
+        cluster: Cluster, collection: str, rerank: object, *, remembered: int, questions: object
+    ) -> Index:
+        assert (collection, rerank, remembered, questions) == ("docs", None, 7, None)
         found.append(Index(f"docs-{len(found)}"))
         return found[-1]
 

@@ -10,6 +10,21 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
+class ScoredDocument:
+    """A document for a model that reads each one by itself.
+
+    Attributes:
+        title: Its title.
+        text: What is read.
+        score: Inner product of its vector with the question's.
+    """
+
+    title: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """One answer to generate.
 
@@ -21,6 +36,8 @@ class GenerationRequest:
         top_p: Nucleus sampling (Holtzman et al., arXiv 1904.09751); 1 keeps every token.
         stop: The answer ends before the first of these.
         seed: Makes a sampled answer reproducible; greedy ones are anyway.
+        documents: For `tandem.models.rag_sequence` alone, whose `messages` is a question; elsewhere they are in the
+            messages.
     """
 
     messages: list[dict[str, str]] | str
@@ -30,6 +47,7 @@ class GenerationRequest:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    documents: tuple[ScoredDocument, ...] = ()
 
 
 @dataclass(frozen=True)
