@@ -203,7 +203,7 @@ def test_adapters_come_and_go_while_requests_run(
     def listed() -> list[str]:
         return [model.id for model in client.models.list()]
 
-    fourth = write_adapter(tmp_path / "fourth", endpoint_models["base"], rank=16, seed=4)
+    fourth = write_adapter(tmp_path / "fourth", endpoint_models["base"], rank=8, seed=3)
     foreign = write_adapter(tmp_path / "foreign", write_llama(tmp_path / "narrow", hidden=64))
     before, pids = {model: answer(model) for model in ("base", *ADAPTERS)}, replicas(APP)
     with ThreadPoolExecutor(5) as threads:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tandem.errors import NotFoundError, TandemError
 from tandem.specs.adapters import ServedAdapters
@@ -39,7 +40,9 @@ class Adapters:
         drop: Frees a key, which no request uses any more.
     """
 
-    def __init__(self, load: Callable[[str, str], Awaitable[None]], drop: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, load: Callable[[str, str], Awaitable[None]], drop: Callable[[str], Coroutine[Any, Any, None]]
+    ) -> None:
         self._load = load
         self._drop = drop
         self._by_name: dict[str, _Loaded] = {}
