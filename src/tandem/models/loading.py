@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from tandem.artifacts.manifest import sha256_file
-from tandem.artifacts.uris import cache_path, resolve
-from tandem.errors import ModelError
+from tandem.artifacts.uris import cache_path, cached, resolve
+from tandem.errors import ModelError, NotFoundError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -50,6 +50,17 @@ def model_path(uri: str, *, storage: Path) -> Path:
             remedy="convert it to safetensors" if pickled else "give a folder with *.safetensors",
         )
     return path
+
+
+def model_path_here(uri: str, *, storage: Path) -> Path | None:
+    """As `model_path`, without any download or conversion: None for what isn't on this machine."""
+    try:
+        path = cached(uri, storage=storage)
+    except NotFoundError:
+        return None
+    if path is not None and path.suffix == ".gguf":
+        path = converted_path(path)
+    return path if path is not None and (path / "config.json").is_file() else None
 
 
 def adapter_path(uri: str, *, storage: Path) -> Path:

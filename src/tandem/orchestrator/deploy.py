@@ -8,17 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
 from tandem.artifacts.manifest import latest, read_manifest
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import InputError, NotFoundError, TandemError, UnreachableError
+from tandem.models.loading import adapter_path, model_path_here
+from tandem.models.lora import adapter_rank, check_fits
+from tandem.orchestrator.in_place import in_place
 from tandem.orchestrator.ray_jobs import HttpRayJobs
-from tandem.specs.rag import RagSpec
 
 APPLICATIONS = "/api/serve/applications/"
-ENDPOINT = "tandem.serving.app:build"
-INGRESS = "Ingress"
 # The first call starts Serve's controller.
 SERVE_TIMEOUT_S = 60.0
 # What Serve says of a deployment whose replica raised in its constructor; it goes on trying for minutes.
@@ -66,35 +64,6 @@ def merged(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, A
     names = {application["name"] for application in wanted["applications"]}
     kept = [config for name, config in deployed(current).items() if name not in names]
     return {**wanted, "applications": [*kept, *wanted["applications"]]}
-
-
-def in_place(current: Mapping[str, Any], application: Mapping[str, Any]) -> dict[str, Any]:
-    """An application's config such that what can change while it runs changes so, without new replicas.
-
-    Serve takes other `args` for other code and replaces every replica. Where a running application of ours differs
-    from the wanted one only in what its ingress can take over, its `args` stay, and the ingress's `user_config` says
-    the rest.
-
-    Args:
-        current: What Serve's GET returned.
-        application: The wanted one, of a Serve config.
-    """
-    wanted = dict(application)
-    running = (current.get("applications") or {}).get(wanted["name"]) or {}
-    before = running.get("deployed_app_config") or {}
-    if running.get("status") != "RUNNING" or wanted.get("import_path") != ENDPOINT or wanted.get("deployments"):
-        return wanted
-    if any(before.get(key) != value for key, value in wanted.items() if key not in ("args", "deployments")):
-        return wanted
-    try:
-        old, new = (RagSpec.model_validate(config.get("args")) for config in (before, wanted))
-    except ValidationError:
-        # Whatever is wrong with it, the application says when it is built.
-        return wanted
-    if new.needs_new_replicas(old) or (new == old and not before.get("deployments")):
-        return wanted
-    # Serve fills a deployment's other options from what is there.
-    return {**wanted, "args": before["args"], "deployments": [{"name": INGRESS, "user_config": new.user_config()}]}
 
 
 def deployed(current: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -194,12 +163,16 @@ class Deployer:
 
         Raises:
             InputError: Serve refuses the config, or two applications want the same route.
+            ModelError: An adapter for a running application is none of its base model; nothing has changed.
+            NotFoundError: There is no such adapter or artifact.
             UnreachableError: Serve doesn't answer.
         """
         pinned = pin_artifacts(dict(config), self._cluster)
         with self._changing:
             current = self._current()
-            applications = [in_place(current, application) for application in pinned["applications"]]
+            applications = [
+                in_place(current, application, self._largest_rank) for application in pinned["applications"]
+            ]
             wanted = merged(current, {**pinned, "applications": applications})
             if taken := clashes(wanted):
                 raise InputError(
@@ -226,6 +199,15 @@ class Deployer:
         """Every application that Serve has."""
         current = self._current()
         return [judge(current, name, self._cluster.endpoint_url) for name in current.get("applications") or {}]
+
+    def _largest_rank(self, model: str, adapters: Sequence[str]) -> int:
+        # Here, where its sender hears of it: a running replica only logs that an adapter doesn't load.
+        base = model_path_here(model, storage=self._cluster.storage)
+        folders = [adapter_path(uri, storage=self._cluster.storage) for uri in adapters]
+        for folder in folders:
+            if base is not None:
+                check_fits(folder, base)
+        return max(map(adapter_rank, folders))
 
     def _current(self) -> dict[str, Any]:
         response = self._ray.call("GET", APPLICATIONS, timeout=SERVE_TIMEOUT_S)

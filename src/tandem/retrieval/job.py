@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tandem.artifacts.filesystems import is_remote
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.uris import resolve
 from tandem.config.machine import cores
 from tandem.data.quarantine import check_quarantined, write_quarantine
-from tandem.data.sources import is_remote
 from tandem.errors import InputError, StoreError
 from tandem.retrieval.actor import connect, join_ray
 from tandem.retrieval.embedding import configured_dimension, fingerprint

@@ -14,6 +14,7 @@ from tandem.config.machine import read_processor
 from tandem.errors import SpecError
 from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, vllm_obstacle
 from tandem.models.loading import adapter_path, model_path
+from tandem.models.lora import check_fits
 from tandem.models.rag_sequence import check_rag_model
 from tandem.serving.scaling import replica_options
 from tandem.specs.compare import EngineSpec
@@ -44,9 +45,11 @@ def build(args: dict[str, Any]) -> Application:
     if isinstance(spec.engine, RagSequenceSpec):
         check_rag_model(model)
     adapters = {adapter.name: adapter_path(adapter.uri, storage=cluster.storage) for adapter in spec.adapters}
+    for path in adapters.values():
+        check_fits(path, model)
     if spec.retriever.rerank is not None:
         resolve(spec.retriever.rerank.model, storage=cluster.storage)
-    return assemble(spec, cluster, model, _language_model(spec, model, adapters))
+    return assemble(spec, cluster, model, _language_model(spec, model, adapters, cluster.storage))
 
 
 def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Application) -> Application:
@@ -114,7 +117,7 @@ def keys_path(spec: RagSpec, cluster: Cluster) -> Path:
     return cluster.storage / (spec.api_keys or "api-keys.json")
 
 
-def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Application:
+def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path], storage: Path) -> Application:
     import ray
     from ray import serve
 
@@ -137,19 +140,24 @@ def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path]) -> Ap
         model_server = serve.deployment(RagSequenceServer).options(name="LLM", ray_actor_options=actor, **common)
         return model_server.bind(spec.engine.canonical(), str(model))
     engine = _engine_name(spec.name, spec.engine, gpus)
-    folders = {name: str(path) for name, path in adapters.items()}
     if engine == "vllm":
         from ray.serve.llm.deployment import LLMServer
 
         from tandem.serving.language_models import VllmServer
 
         config = vllm_config(spec, model, adapters, gpus=gpus, deployment=common)
-        options = LLMServer.get_deployment_options(config)
-        return serve.deployment(VllmServer).options(**{**options, "name": "LLM"}).bind(config, folders)
+        served = spec.served_adapters(max_rank=config.engine_kwargs.get("max_lora_rank", 0))
+        options = {**LLMServer.get_deployment_options(config), "name": "LLM", "user_config": served.canonical()}
+        return serve.deployment(VllmServer).options(**options).bind(config, str(model), str(storage))
     from tandem.serving.language_models import TransformersServer
 
-    server = serve.deployment(TransformersServer).options(name="LLM", ray_actor_options=actor, **common)
-    return server.bind(spec.engine.canonical(), str(model), folders)
+    server = serve.deployment(TransformersServer).options(
+        name="LLM",
+        ray_actor_options=actor,
+        user_config=spec.served_adapters(max_rank=None).canonical(),
+        **common,
+    )
+    return server.bind(spec.engine.canonical(), str(model), str(storage))
 
 
 def _engine_name(app: str, engine: EngineSpec, gpus: float) -> EngineName:
@@ -181,7 +189,7 @@ def vllm_config(
     engine = spec.engine
     assert isinstance(engine, EngineSpec)
     on_gpu = gpus > 0
-    options = engine_options(engine, adapters, dtype="float32", on_gpu=on_gpu)
+    options = engine_options(engine, adapters, dtype="float32", on_gpu=on_gpu, room=spec.lora)
     # A GPU's number type is chosen by vLLM where the GPU is.
     options["dtype"] = engine.dtype if on_gpu else choose_dtype(engine.dtype, read_processor(), engine="vllm")
     bundle = {"CPU": spec.cpus_per_replica} | ({"GPU": gpus} if on_gpu else {})

@@ -14,11 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import TandemError
+from tandem.errors import ModelError, TandemError
 from tandem.models.engines import vllm_cpu_lora
 from tandem.models.engines.opening import open_engine
 from tandem.models.engines.protocol import Generation, GenerationRequest
+from tandem.models.engines.transformers import TransformersEngine
+from tandem.models.loading import adapter_path
+from tandem.models.lora import check_fits
+from tandem.serving.adapters import Adapters
 from tandem.serving.answers import Piece
+from tandem.specs.adapters import ServedAdapters
 from tandem.specs.compare import EngineSpec
 from tandem.specs.rag import BASE_MODEL
 
@@ -47,31 +52,58 @@ class LanguageModel(ABC):
 
 
 class VllmServer(LanguageModel):
-    """One replica of Ray Serve LLM's `LLMServer`, with adapters from local folders.
+    """One replica of Ray Serve LLM's `LLMServer`; its adapters come with `reconfigure`.
 
     Args:
         config: A `ray.serve.llm.LLMConfig`.
-        adapters: Folders of PEFT adapters, by name.
+        model: The base model's folder.
+        storage: The cluster's storage folder, for `artifact:` URIs.
     """
 
     # Ray Serve awaits it, as it does LLMServer's own.
-    async def __init__(self, config: Any, adapters: dict[str, str]) -> None:  # type: ignore[misc]
-        from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+    async def __init__(self, config: Any, model: str, storage: str) -> None:  # type: ignore[misc]
         from ray.serve.llm.deployment import LLMServer
 
+        self._model, self._storage = Path(model), Path(storage)
         self._server: Any = LLMServer.sync_init(config)
         await self._server.start()
         if "worker_extension_cls" in config.engine_kwargs:
             await self._server.collective_rpc(vllm_cpu_lora.INSTALL)
-        # Every replica loads every adapter, now: a broken one fails the deployment and not somebody's request. Ray's
-        # own way, loading at the first request, takes adapters from buckets alone.
-        for number, (name, path) in enumerate(adapters.items(), start=1):
+        self._adapters = Adapters(self._load, self._drop)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load and drop adapters: see `Adapters.become`."""
+        await self._adapters.become(ServedAdapters.model_validate(user_config))
+
+    async def _load(self, key: str, uri: str) -> None:
+        # Every replica loads every adapter, before it is asked for. Ray's own way, loading at the first request, takes
+        # adapters from buckets alone.
+        from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+
+        path = str(await asyncio.to_thread(_fitting, uri, self._model, self._storage))
+        try:
             await self._server.engine.resolve_lora(
-                DiskMultiplexConfig(model_id=name, max_total_tokens=None, local_path=path, lora_assigned_int_id=number)
+                DiskMultiplexConfig(model_id=key, max_total_tokens=None, local_path=path, lora_assigned_int_id=1)
             )
+        except ValueError as error:
+            raise ModelError(str(error), where=path, remedy="was it trained on this base model?") from error
+
+    async def _drop(self, key: str) -> None:
+        engine = self._server.engine
+        # vLLM's own unloading forgets the name alone, and leaves the weights where they are.
+        lora = engine._oai_models.lora_requests.pop(key)
+        await engine._engine_client.remove_lora(lora.lora_int_id)
 
     async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:
         """An answer in pieces, as vLLM makes them."""
+        async with (
+            self._adapters.using(request.adapter) as key,
+            aclosing(self._generate(replace(request, adapter=key), stream)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
+
+    async def _generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:
         from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 
         chat = not isinstance(request.messages, str)
@@ -110,6 +142,13 @@ class VllmServer(LanguageModel):
         client = getattr(engine, "_engine_client", None)
         if client is not None:
             client.shutdown()
+
+
+def _fitting(uri: str, model: Path, storage: Path) -> Path:
+    """An adapter's folder, fetched if need be, once it is known to be one of the base model."""
+    path = adapter_path(uri, storage=storage)
+    check_fits(path, model)
+    return path
 
 
 async def pieces_of(items: AsyncIterable[Any]) -> AsyncGenerator[Piece, None]:
@@ -159,22 +198,43 @@ class TransformersServer(LanguageModel):
     Args:
         engine: Number type and lengths.
         model: The base model's folder.
-        adapters: Folders of PEFT adapters, by name.
+        storage: The cluster's storage folder, for `artifact:` URIs.
     """
 
-    def __init__(self, engine: dict[str, Any], model: str, adapters: dict[str, str]) -> None:
+    def __init__(self, engine: dict[str, Any], model: str, storage: str) -> None:
         from ray import serve
 
+        self._model, self._storage = Path(model), Path(storage)
         spec = EngineSpec.model_validate({**engine, "name": "transformers"})
-        self._engine = open_engine(spec, Path(model), {name: Path(path) for name, path in adapters.items()})
+        opened = open_engine(spec, self._model, {})
+        assert isinstance(opened, TransformersEngine)
+        self._engine = opened
+        # Adapters come and go between batches: the model is one.
+        self._one_at_a_time = asyncio.Lock()
+        self._adapters = Adapters(self._load, self._drop)
         self._batched = serve.batch(max_batch_size=TRANSFORMERS_BATCH, batch_wait_timeout_s=TRANSFORMERS_BATCH_WAIT_S)(
             self._generate
         )
 
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load and drop adapters: see `Adapters.become`."""
+        await self._adapters.become(ServedAdapters.model_validate(user_config))
+
     async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:  # noqa: ARG002
         """An answer, in one piece."""
-        answer: Generation = await self._batched(request)
+        async with self._adapters.using(request.adapter) as key:
+            answer: Generation = await self._batched(replace(request, adapter=key))
         yield Piece(answer.text, answer.finish_reason, answer.prompt_tokens, answer.completion_tokens)
 
     async def _generate(self, requests: list[GenerationRequest]) -> list[Generation]:
-        return await asyncio.to_thread(self._engine.generate, requests)
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._engine.generate, requests)
+
+    async def _load(self, key: str, uri: str) -> None:
+        path = await asyncio.to_thread(_fitting, uri, self._model, self._storage)
+        async with self._one_at_a_time:
+            await asyncio.to_thread(self._engine.load_adapter, key, path)
+
+    async def _drop(self, key: str) -> None:
+        async with self._one_at_a_time:
+            await asyncio.to_thread(self._engine.drop_adapter, key)

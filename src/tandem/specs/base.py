@@ -18,8 +18,9 @@ Uri = Annotated[
     Field(
         min_length=1,
         description=(
-            "a path, file:PATH, hf:ORG/NAME[@REVISION], pypi:NAME==VERSION/PATH#sha256=HEX "
-            "or artifact:NAME[@ID] (what the latest job of that name made)"
+            "a path, file:PATH, hf:ORG/NAME[@REVISION], pypi:NAME==VERSION/PATH#sha256=HEX, "
+            "artifact:NAME[@ID] (what the latest job of that name made), or s3://…, gs://… and whatever else "
+            "pyarrow or fsspec opens"
         ),
     ),
 ]

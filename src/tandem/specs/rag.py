@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from tandem.specs.adapters import LoraSpec, ServedAdapters
 from tandem.specs.base import Name, PromptSpec, Spec, Uri
 from tandem.specs.compare import EngineSpec
 from tandem.specs.search import SearchSpec
@@ -15,7 +16,9 @@ BASE_MODEL = "base"  # the base model's name in requests
 EMBEDDER = "embedder"  # the collection's embedder's
 # May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas, and so
 # do the places in these that the retriever was opened with.
-RECONFIGURABLE = frozenset({"cache", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"})
+RECONFIGURABLE = frozenset(
+    {"adapters", "cache", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"}
+)
 FIXED_IN_RECONFIGURABLE = ("retriever.collection", "retriever.rerank", "cache.embeddings")
 
 
@@ -171,6 +174,7 @@ class RagSpec(Spec):
     name: Name
     model: Uri
     adapters: tuple[AdapterSpec, ...] = ()
+    lora: LoraSpec = LoraSpec()
     default_model: Name | None = Field(
         None, description="answers a request whose `model` is this spec's name; default: the base"
     )
@@ -224,6 +228,15 @@ class RagSpec(Spec):
         """What the ingress can take over while it runs, as JSON types."""
         settings = self.canonical()
         return {name: settings[name] for name in sorted(RECONFIGURABLE)}
+
+    def served_adapters(self, *, max_rank: int | None) -> ServedAdapters:
+        """What the language model's replicas start with.
+
+        Args:
+            max_rank: See `ServedAdapters`.
+        """
+        uris = {adapter.name: adapter.uri for adapter in self.adapters}
+        return ServedAdapters(adapters=uris, max_rank=max_rank, required=True)
 
     def needs_new_replicas(self, other: RagSpec) -> list[str]:
         """The places of the spec that differ from another one and can't change while the application runs."""

@@ -10,7 +10,7 @@ from stand_ins.world import make_cluster
 
 from tandem.artifacts.manifest import write_manifest
 from tandem.config.cluster import Cluster
-from tandem.errors import AuthError, InputError, NotFoundError, UnreachableError
+from tandem.errors import AuthError, InputError, ModelError, NotFoundError, UnreachableError
 from tandem.orchestrator.deploy import Deployer, cause_line, judge, merged
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 
@@ -26,6 +26,7 @@ class Serve:
         self.apps: dict[str, dict[str, Any]] = {}
         self.puts: list[dict[str, Any]] = []
         self.status = "RUNNING"
+        self.max_rank: int | None = None
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
@@ -34,10 +35,24 @@ class Serve:
             self.apps = {config["name"]: config for config in body["applications"]}
             return httpx.Response(200)
         details = {
-            name: {"status": self.status, "deployed_app_config": config, "route_prefix": config["route_prefix"]}
+            name: {
+                "status": self.status,
+                "deployed_app_config": config,
+                "route_prefix": config["route_prefix"],
+                "deployments": self.deployments(config),
+            }
             for name, config in self.apps.items()
         }
         return httpx.Response(200, json={"applications": details, "proxies": {"n": {"status": "HEALTHY"}}})
+
+    def deployments(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Of the language model the `user_config`: as built, or as the application's config has it instead."""
+        if self.max_rank is None:
+            return {}
+        uris = {adapter["name"]: adapter["uri"] for adapter in config["args"].get("adapters", [])}
+        built = {"adapters": uris, "max_rank": self.max_rank, "required": True}
+        given = {each["name"]: each["user_config"] for each in config.get("deployments", [])}
+        return {"LLM": {"deployment_config": {"user_config": given.get("LLM", built)}}}
 
 
 @pytest.fixture
@@ -101,6 +116,60 @@ def test_everything_else_is_deployed_anew(deployer: Deployer, serve: Serve, chan
     deployer.deploy({"applications": [rag()]})
     deployer.deploy({"applications": [changed]})
     assert serve.apps["a"] == changed
+
+
+def adapter(folder: Path, *, rank: int = 8) -> dict[str, str]:
+    """An adapter's entry; its files are whole, and as good as empty."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    (folder / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    return {"name": folder.name, "uri": str(folder)}
+
+
+def test_adapters_come_and_go_without_new_replicas(deployer: Deployer, serve: Serve, tmp_path: Path) -> None:
+    serve.max_rank = 16
+    one, two = adapter(tmp_path / "one"), adapter(tmp_path / "two", rank=16)
+    deployer.deploy({"applications": [rag(adapters=[one])]})
+    first = serve.apps["a"]
+    for adapters in ([one, two], [two], [], [one]):
+        default = adapters[-1]["name"] if adapters else None
+        deployer.deploy({"applications": [rag(adapters=adapters, default_model=default)]})
+        changed = serve.apps["a"]
+        assert changed["args"] == first["args"]
+        told = {each["name"]: each["user_config"] for each in changed["deployments"]}
+        assert (told["Ingress"]["adapters"], told["Ingress"]["default_model"]) == (adapters, default)
+        uris = {each["name"]: each["uri"] for each in adapters}
+        # A replica that starts later goes on without one that doesn't load, as the others do.
+        assert told["LLM"] == {"adapters": uris, "max_rank": 16, "required": False}
+
+
+@pytest.mark.parametrize("max_rank", [None, 0, 8])
+def test_adapters_without_room_for_them_cost_new_replicas(
+    deployer: Deployer, serve: Serve, tmp_path: Path, max_rank: int | None
+) -> None:
+    """Of an application that can't be told, that was started without LoRA, or for smaller ones."""
+    serve.max_rank = max_rank
+    deployer.deploy({"applications": [rag()]})
+    changed = rag(adapters=[adapter(tmp_path / "one", rank=9)])
+    deployer.deploy({"applications": [changed]})
+    assert serve.apps["a"] == changed
+
+
+def test_a_broken_adapter_is_refused_before_anything_changes(deployer: Deployer, serve: Serve, tmp_path: Path) -> None:
+    serve.max_rank = 16
+    deployer.deploy({"applications": [rag()]})
+    puts = len(serve.puts)
+    whole = adapter(tmp_path / "one")
+    (tmp_path / "one" / "adapter_config.json").write_text("{}")
+    for broken, error in (
+        (whole, ModelError),
+        ({"name": "two", "uri": str(tmp_path)}, ModelError),
+        ({"name": "three", "uri": str(tmp_path / "none")}, NotFoundError),
+        ({"name": "four", "uri": "fsspec+memory://none/here"}, NotFoundError),
+    ):
+        with pytest.raises(error):
+            deployer.deploy({"applications": [rag(adapters=[broken])]})
+    assert len(serve.puts) == puts
 
 
 def test_what_does_not_run_is_deployed_anew(deployer: Deployer, serve: Serve) -> None:

@@ -73,6 +73,8 @@ def ingress(keys_file: Path, monkeypatch: pytest.MonkeyPatch) -> Ingress:
 def test_what_a_running_replica_takes_over(ingress: Ingress) -> None:
     ingress.reconfigure({"retriever": {"collection": "docs", "top_k": 7}})
     assert ingress._service.spec.retriever.top_k == 7
+    ingress.reconfigure({"adapters": [{"name": "tuned", "uri": "artifact:tuned"}], "default_model": "tuned"})
+    assert ingress._service.adapter("app") == "tuned"
     # What isn't said any more is as the application's args say.
     ingress.reconfigure({})
     assert ingress._service.spec.retriever.top_k == 2

@@ -148,12 +148,12 @@ def test_nothing_of_the_prompt_is_in_what_is_raised(upstream: Upstream, fault: i
         assert "secret" not in "".join(traceback.format_exception(answer))
 
 
-def test_an_application_before_an_upstream_needs_no_gpu_and_no_vllm() -> None:
+def test_an_application_before_an_upstream_needs_no_gpu_and_no_vllm(tmp_path: Path) -> None:
     engine = {"name": "upstream", "url": "http://127.0.0.1:9/v1", "model": "theirs"}
     spec = RagSpec.model_validate(
         {"kind": "rag", "name": "app", "model": "m", "retriever": {"collection": "docs"}, "engine": engine}
     )
-    deployment = _language_model(spec, Path("m"), {})._bound_deployment
+    deployment = _language_model(spec, Path("m"), {}, tmp_path)._bound_deployment
     assert deployment.name == "LLM"
     assert deployment.func_or_class is UpstreamServer or deployment.func_or_class.__name__ == "UpstreamServer"
     assert UpstreamSpec.model_validate(deployment.init_args[0]) == spec.engine

@@ -37,11 +37,13 @@ class TransformersEngine:
 
         self._tokenizer = load_tokenizer(model)
         self._max_model_len = spec.max_model_len
-        self._adapters = frozenset(adapters)
+        self._adapters: frozenset[str] = frozenset()
         self._device = "cuda" if processor.has_gpu else "cpu"
         base = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False)
         self._end_ids = _end_ids(base.generation_config.eos_token_id, self._tokenizer.eos_token_id)
-        self._model: Any = _with_adapters(base, adapters).to(self._device).eval()
+        self._model: Any = base.to(self._device).eval()
+        for name, path in adapters.items():
+            self.load_adapter(name, path)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """See `Engine.generate`. Requests share a batch when adapter and sampling are the same."""
@@ -51,6 +53,45 @@ class TransformersEngine:
             answers = self._run([requests[i] for i in batch], [prompts[i] for i in batch])
             done.update(zip(batch, answers, strict=True))
         return [done[index] for index in range(len(requests))]
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Add an adapter; never during `generate`.
+
+        Raises:
+            ModelError: It doesn't load; nothing has changed.
+        """
+        from peft import PeftConfig, PeftModelForCausalLM
+
+        try:
+            if not self._adapters:
+                self._model = PeftModelForCausalLM(self._model, PeftConfig.from_pretrained(path), adapter_name=name)
+            self._model.load_adapter(path, adapter_name=name, torch_device=self._device)
+        except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+            self._remove(name)
+            raise ModelError(
+                f"adapter {name!r} doesn't load: {str(error).splitlines()[0]}",
+                where=str(path),
+                remedy="was it trained on this base model?",
+            ) from error
+        self._model = self._model.to(self._device).eval()
+        self._adapters |= {name}
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter; never during `generate`."""
+        self._adapters -= {name}
+        self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        from peft import PeftModel
+
+        if not isinstance(self._model, PeftModel):
+            return
+        if not self._adapters:
+            # Without any adapter PEFT can't generate.
+            self._model = self._model.unload()
+        elif name in self._model.peft_config:
+            self._model.set_adapter(next(iter(self._adapters)))
+            self._model.delete_adapter(name)
 
     def close(self) -> None:
         """Drop the model; memory goes with it."""
@@ -178,25 +219,6 @@ def _end_ids(*candidates: int | Iterable[int] | None) -> list[int]:
         found += [candidate] if isinstance(candidate, int) else list(candidate or ())
     # A tokenizer without an end token: nothing ends the answer but its length. Padding may be any id, it is masked.
     return sorted(set(found)) or [0]
-
-
-def _with_adapters(base: Any, adapters: Mapping[str, Path]) -> Any:
-    from peft import PeftModel
-
-    model = base
-    for name, path in adapters.items():
-        try:
-            if model is base:
-                model = PeftModel.from_pretrained(base, path, adapter_name=name)
-            else:
-                model.load_adapter(path, adapter_name=name)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise ModelError(
-                f"adapter {name!r} doesn't load: {str(error).splitlines()[0]}",
-                where=str(path),
-                remedy="was it trained on this base model?",
-            ) from error
-    return model
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,8 @@ from tandem.models.engines import vllm_cpu_lora
 from tandem.models.engines.hardware import Dtype
 from tandem.models.engines.prompting import encode, load_tokenizer
 from tandem.models.engines.protocol import FinishReason, Generation, GenerationRequest
+from tandem.models.lora import adapter_rank
+from tandem.specs.adapters import LoraSpec
 from tandem.specs.compare import EngineSpec
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM accepts as max_lora_rank
@@ -35,8 +36,18 @@ def environment(spec: EngineSpec, *, on_gpu: bool) -> dict[str, str]:
     }
 
 
-def engine_options(spec: EngineSpec, adapters: Mapping[str, Path], *, dtype: Dtype, on_gpu: bool) -> dict[str, Any]:
-    """Arguments of vLLM's engine, offline and behind Ray Serve alike."""
+def engine_options(
+    spec: EngineSpec, adapters: Mapping[str, Path], *, dtype: Dtype, on_gpu: bool, room: LoraSpec | None = None
+) -> dict[str, Any]:
+    """Arguments of vLLM's engine, offline and behind Ray Serve alike.
+
+    Args:
+        spec: Lengths and memory.
+        adapters: Folders of the PEFT adapters that it starts with, by name.
+        dtype: To compute in.
+        on_gpu: Else on processors.
+        room: For adapters that come later; None: none do.
+    """
     options: dict[str, Any] = {
         "dtype": dtype,
         "max_model_len": spec.max_model_len,
@@ -47,31 +58,27 @@ def engine_options(spec: EngineSpec, adapters: Mapping[str, Path], *, dtype: Dty
     if not on_gpu:
         # Compiling takes two minutes and gains nothing on CPU. Ray's executor would want a placement group.
         options |= {"enforce_eager": True, "distributed_executor_backend": "mp"}
-    if adapters:
+    if adapters or (room is not None and room.always):
+        in_batch = max(min(len(adapters), MAX_ADAPTERS_IN_BATCH), room.max_in_batch if room else 1)
         options |= {
             "enable_lora": True,
-            "max_loras": min(len(adapters), MAX_ADAPTERS_IN_BATCH),
-            "max_lora_rank": lora_rank(adapters),
+            "max_loras": in_batch,
+            "max_lora_rank": lora_rank(adapters, at_least=room.max_rank if room else 1),
         }
+        if room is not None:
+            options["max_cpu_loras"] = max(in_batch, room.max_loaded)
         if not on_gpu:
             options["worker_extension_cls"] = vllm_cpu_lora.EXTENSION
     return options
 
 
-def lora_rank(adapters: Mapping[str, Path]) -> int:
+def lora_rank(adapters: Mapping[str, Path], *, at_least: int = 1) -> int:
     """The smallest rank that vLLM can be started with and that holds all the adapters.
 
     Raises:
         ModelError: An adapter_config.json can't be read, or its rank is beyond what vLLM takes.
     """
-    largest = 0
-    for path in adapters.values():
-        file = path / "adapter_config.json"
-        try:
-            config = json.loads(file.read_text())
-            largest = max(largest, int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"not a LoRA adapter's configuration: {error}", where=str(file)) from error
+    largest = max([at_least, *map(adapter_rank, adapters.values())])
     for rank in LORA_RANKS:
         if largest <= rank:
             return rank

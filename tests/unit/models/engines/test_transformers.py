@@ -6,7 +6,7 @@ import pytest
 
 from tandem.errors import InputError, ModelError
 from tandem.models.engines import GenerationRequest, open_engine
-from tandem.models.engines.transformers import BATCH_ROWS, BATCH_TOKENS, plan_batches
+from tandem.models.engines.transformers import BATCH_ROWS, BATCH_TOKENS, TransformersEngine, plan_batches
 from tandem.specs.compare import EngineSpec
 
 SPEC = EngineSpec(name="transformers", max_model_len=256)
@@ -99,6 +99,39 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path, tiny_llama):
     other = write_adapter(tmp_path / "adapter", write_llama(tmp_path / "other", hidden=32))
     with pytest.raises(ModelError, match="adapter 'foreign'"):
         open_engine(SPEC, tiny_llama, {"foreign": other})
+
+
+def test_adapters_come_and_go(tiny_llama: Path, tiny_adapters: dict[str, Path], tmp_path: Path) -> None:
+    """From none to two to none, with a broken one between: each answers as when the engine was opened with it."""
+    from tiny_models import write_adapter, write_llama
+
+    other = write_adapter(tmp_path / "adapter", write_llama(tmp_path / "other", hidden=32))
+
+    def answers(engine: TransformersEngine, *names: str | None) -> list[str]:
+        return [answer.text for answer in engine.generate([ask("abc", adapter=name) for name in names])]
+
+    def opened(adapters: dict[str, Path]) -> TransformersEngine:
+        engine = open_engine(SPEC, tiny_llama, adapters)
+        assert isinstance(engine, TransformersEngine)
+        return engine
+
+    base, one, two = answers(opened(tiny_adapters), None, "one", "two")
+    engine = opened({})
+    for _ in range(2):
+        with pytest.raises(ModelError, match="'foreign' doesn't load"):
+            engine.load_adapter("foreign", other)
+        assert answers(engine, None) == [base]
+        for name, path in tiny_adapters.items():
+            engine.load_adapter(name, path)
+        with pytest.raises(ModelError, match="'foreign' doesn't load"):
+            engine.load_adapter("foreign", other)
+        assert answers(engine, None, "one", "two") == [base, one, two]
+        engine.drop_adapter("two")
+        with pytest.raises(InputError, match="no adapter 'two'"):
+            answers(engine, "two")
+        assert answers(engine, "one", None) == [one, base]
+        engine.drop_adapter("one")
+        assert answers(engine, None) == [base]
 
 
 def test_batches_hold_equal_adapters_and_similar_lengths():

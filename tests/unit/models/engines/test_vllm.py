@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tandem.errors import ModelError
 from tandem.models.engines.vllm import engine_options, environment, lora_rank
+from tandem.specs.adapters import LoraSpec
 from tandem.specs.compare import EngineSpec
 
 
@@ -36,6 +38,19 @@ def test_adapters_make_room_for_themselves(tmp_path: Path):
     assert "worker_extension_cls" in options
     assert "worker_extension_cls" not in engine_options(EngineSpec(), adapters, dtype="bfloat16", on_gpu=True)
     assert "enable_lora" not in engine_options(EngineSpec(), {}, dtype="float32", on_gpu=False)
+
+
+def test_room_for_later_adapters_is_a_minimum(tmp_path: Path):
+    def room(adapters: dict[str, Path], **spec: Any) -> tuple[Any, ...]:
+        options = engine_options(EngineSpec(), adapters, dtype="float32", on_gpu=False, room=LoraSpec(**spec))
+        return tuple(options.get(name) for name in ("max_loras", "max_lora_rank", "max_cpu_loras"))
+
+    small = {"a": adapter(tmp_path / "a", r=4)}
+    assert room(small, max_rank=20, max_in_batch=3, max_loaded=10) == (3, 32, 10)
+    many = {str(n): adapter(tmp_path / str(n), r=64) for n in range(6)}
+    assert room(many, max_rank=8, max_in_batch=2, max_loaded=1) == (6, 64, 6)
+    assert room({}) == (None, None, None)
+    assert room({}, always=True, max_rank=8, max_in_batch=2, max_loaded=4) == (2, 8, 4)
 
 
 def test_a_rank_beyond_vllm_is_refused(tmp_path: Path):

@@ -1,0 +1,77 @@
+"""What of a deploy a running application takes over without new replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from tandem.specs.adapters import ServedAdapters
+from tandem.specs.rag import RagSpec
+
+ENDPOINT = "tandem.serving.app:build"
+INGRESS = "Ingress"
+LANGUAGE_MODEL = "LLM"
+
+
+def in_place(
+    current: Mapping[str, Any], application: Mapping[str, Any], largest_rank: Callable[[str, Sequence[str]], int]
+) -> dict[str, Any]:
+    """An application's config such that what can change while it runs changes so, without new replicas.
+
+    Serve takes other `args` for other code and replaces every replica. Where a running application of ours differs
+    from the wanted one only in what its ingress and its language model can take over, its `args` stay, and their
+    `user_config` says the rest.
+
+    Args:
+        current: What Serve's GET returned.
+        application: The wanted one, of a Serve config.
+        largest_rank: Of the adapters at some URIs, over the base model at another; may refuse them.
+    """
+    wanted = dict(application)
+    running = (current.get("applications") or {}).get(wanted["name"]) or {}
+    before = running.get("deployed_app_config") or {}
+    if running.get("status") != "RUNNING" or wanted.get("import_path") != ENDPOINT or wanted.get("deployments"):
+        return wanted
+    if any(before.get(key) != value for key, value in wanted.items() if key not in ("args", "deployments")):
+        return wanted
+    try:
+        old, new = (RagSpec.model_validate(config.get("args")) for config in (before, wanted))
+    except ValidationError:
+        # Whatever is wrong with it, the application says when it is built.
+        return wanted
+    if new.needs_new_replicas(old) or (new == old and not before.get("deployments")):
+        return wanted
+    taking_over = _language_model(_served(running), old, new, largest_rank)
+    if taking_over is None:
+        return wanted
+    # Serve fills a deployment's other options from what is there.
+    ingress = {"name": INGRESS, "user_config": new.user_config()}
+    return {**wanted, "args": before["args"], "deployments": [ingress, *taking_over]}
+
+
+def _language_model(
+    served: ServedAdapters | None, old: RagSpec, new: RagSpec, largest_rank: Callable[[str, Sequence[str]], int]
+) -> list[dict[str, Any]] | None:
+    """What the language model is told, if there is anything; None where it has no room for an adapter."""
+    if served is None:
+        return [] if new.adapters == old.adapters else None
+    uris = {adapter.name: adapter.uri for adapter in new.adapters}
+    added = [uri for name, uri in uris.items() if served.adapters.get(name) != uri]
+    rank = largest_rank(new.model, added) if added else 0
+    if served.max_rank is not None and rank > served.max_rank:
+        return None
+    # A replica that starts later must not fail for one adapter: those that run go on without it.
+    taken_over = served.model_copy(update={"adapters": uris, "required": False})
+    return [{"name": LANGUAGE_MODEL, "user_config": taken_over.canonical()}]
+
+
+def _served(running: Mapping[str, Any]) -> ServedAdapters | None:
+    """What the language model of a running application was told last; None where it can't be told anything."""
+    llm = (running.get("deployments") or {}).get(LANGUAGE_MODEL) or {}
+    config = (llm.get("deployment_config") or {}).get("user_config")
+    try:
+        return ServedAdapters.model_validate(config)
+    except ValidationError:
+        return None
