@@ -21,6 +21,9 @@ class FakePassage:
     score: float
     tenant: str | None = None
     section: str = ""
+    page: int | None = None
+    line: int | None = None
+    modified_at: str | None = None
 
 
 @dataclass
