@@ -1,10 +1,14 @@
 """How fast do documents get into an index: the job, the bare embedder, the pipelines of Haystack and LlamaIndex.
 
 Every row of a file is a document that makes one chunk, so that all embed the same texts, with the same model, on all
-cores. The bare embedder is the ceiling: it reads nothing and writes nothing. Each runs in a process of its own; what
-counts is the time from the first text to the last point, and the whole with its start.
+cores. The bare embedder is the ceiling: it reads nothing and writes nothing. Each runs in a process of its own. What
+counts is the same for all, and stands in `ingestion_sides`: from the beginning of reading to the last vector stored.
+The others have no start in it, so that their rates don't depend on how many documents there are, and they get fewer;
+the job has, and gets what an index has.
 
-`ingestion_memory` asks whether a process grows with the corpus, with a tiny random embedder as a stand-in.
+`ingestion_memory` asks whether a process or the object store grows with the corpus, with a tiny random embedder as a
+stand-in. Workers are watched under what they do at the time; `together` is all of Ray's and the driver's processes and
+the object store at one moment.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from benchmarks.report import Result, versions
 from benchmarks.texts import ROOT, pieces
 from benchmarks.training_runs import ray_head
 
-DOCUMENTS = 1_500
+DOCUMENTS = {"bare": 2_000, "tandem": 8_000, "haystack": 1_000, "llama_index": 1_000}
 WORDS = 80
 ROUNDS = 2
 SIDES = ("bare", "tandem", "haystack", "llama_index")
@@ -36,10 +40,14 @@ MIB = 2**20
 # Of a process's title, by what the table calls it.
 WATCHED = {
     "driver": "benchmarks.ingestion_sides",
+    "reading": "FlatMap(read)",
+    "chunking": "MapBatches(Stage",
+    "reading again": "staged_chunks",
     "embedding actor": "Embed",
     "writing actor": "Write",
     "store actor": "EdgeStore",
 }
+OBJECT_STORE, TOGETHER = "object store", "together"
 
 
 def run() -> list[Result]:
@@ -52,11 +60,15 @@ def run() -> list[Result]:
     dtype = "bfloat16" if _computes_bf16() else "float32"  # the ceiling is the faster one
     with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
         root = Path(scratch)
-        setting = {"embedder": str(embedder), "dtype": dtype, **_documents(root / "documents.jsonl", DOCUMENTS, WORDS)}
+        settings = {
+            side: {"embedder": str(embedder), "dtype": dtype}
+            | _documents(root / f"documents-{count}.jsonl", count, WORDS)
+            for side, count in DOCUMENTS.items()
+        }
         measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
         for number in range(ROUNDS):
             for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-                measured[side].append(_run(side, root / f"{number}-{side}", setting)[0])
+                measured[side].append(_run(side, root / f"{number}-{side}", settings[side])[0])
                 print(f"{side}: {measured[side][-1]}", flush=True)
         small = _one_layer(embedder, root / "one-layer")
         memory = [_memory(root / f"memory-{size}", size, small) for size in MEMORY_SIZES]
@@ -65,7 +77,7 @@ def run() -> list[Result]:
         Result(
             "ingestion",
             "chunks per second from documents to a searchable collection",
-            {"documents": DOCUMENTS, "words": WORDS, "rounds": ROUNDS, "ceiling": dtype},
+            {"documents": str(DOCUMENTS), "words": WORDS, "rounds": ROUNDS, "ceiling": dtype},
             packages,
             _rows(measured),
         ),
@@ -136,22 +148,30 @@ def _python(side: str, folder: Path, setting: dict[str, Any]) -> tuple[dict[str,
 
 @contextmanager
 def _watched() -> Iterator[dict[str, float]]:
-    """The peak of what each process of this one's family has for itself, in bytes; shared pages don't count."""
+    """Peaks, in bytes: what each process of this one's family has for itself (shared pages don't count), the objects in
+    the store, and all of it at one moment.
+    """
     import psutil
 
-    peaks = dict.fromkeys(WATCHED, 0.0)
+    peaks = dict.fromkeys((*WATCHED, OBJECT_STORE, TOGETHER), 0.0)
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(SAMPLE_S):
+            together = seen = _objects()
+            peaks[OBJECT_STORE] = max(peaks[OBJECT_STORE], seen)
             for process in psutil.Process().children(recursive=True):
                 try:
                     title = " ".join(process.cmdline())
-                    name = next((name for name, word in WATCHED.items() if word in title), None)
-                    if name is not None:
-                        peaks[name] = max(peaks[name], process.memory_full_info().uss)
+                    own = process.memory_full_info().uss
                 except psutil.Error:
                     continue
+                if "ray::" in title or WATCHED["driver"] in title:
+                    together += own
+                name = next((name for name, word in WATCHED.items() if word in title), None)
+                if name is not None:
+                    peaks[name] = max(peaks[name], own)
+            peaks[TOGETHER] = max(peaks[TOGETHER], together)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -160,6 +180,16 @@ def _watched() -> Iterator[dict[str, float]]:
     finally:
         ended.set()
         thread.join()
+
+
+def _objects() -> float:
+    """Bytes in the object store of the cluster that this process started, if it did."""
+    import ray
+
+    if not ray.is_initialized():
+        return 0.0
+    name = "object_store_memory"
+    return float(ray.cluster_resources().get(name, 0.0) - ray.available_resources().get(name, 0.0))
 
 
 def _computes_bf16() -> bool:

@@ -41,6 +41,7 @@ class StandIn:
         faults: What the next requests get instead of an answer, first in first out: a status, "half" an answer, or
             "late", after more seconds than a client waits.
         answers_no_to_exists: How many times more it denies to have a collection: as if it came a moment later.
+        builds_for: How many times more it says that it builds its graphs; below 0, that it can't.
         requests: Method, path and body of every request so far.
     """
 
@@ -49,6 +50,7 @@ class StandIn:
     faults: list[int | str] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
     answers_no_to_exists: int = 0
+    builds_for: int = 0
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
 
 
@@ -107,7 +109,11 @@ def build_app(state: StandIn) -> FastAPI:
 
     @app.get("/collections/{name}")
     def info(name: str) -> JSONResponse:
-        return ok(client.get_collection(name))
+        status = "green"
+        if state.builds_for:
+            status = "yellow" if state.builds_for > 0 else "red"
+            state.builds_for = max(state.builds_for - 1, 0)
+        return ok(client.get_collection(name).model_copy(update={"status": status}))
 
     @app.put("/collections/{name}")
     def create(name: str, body: Json) -> JSONResponse:

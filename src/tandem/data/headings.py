@@ -23,12 +23,14 @@ class Heading:
         title: Without markup.
         start: Offset, in characters, at which its section begins (labels and overline are part of it).
         body: Offset of the first character after the heading.
+        page: The page that its section is, from 1, in a file that has pages.
     """
 
     level: int
     title: str
     start: int
     body: int
+    page: int | None = None
 
 
 def _lines(text: str) -> tuple[list[str], list[int]]:

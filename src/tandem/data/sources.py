@@ -9,13 +9,16 @@ s3://…, gs://…, hdfs://…                 the same, read as a stream; fsspe
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from tandem.artifacts.filesystems import is_remote, list_remote
+from tandem.data.checked_stream import CheckedStream, reading_failed
 from tandem.errors import DataError, UnreachableError
 
 READABLE = (".jsonl", ".ndjson", ".csv", ".parquet")
@@ -31,12 +34,14 @@ class DataFile:
         path: On its filesystem.
         filesystem: pyarrow's; None for this machine's own.
         size: Bytes.
+        modified_at: When it was last changed: ISO 8601, UTC; None where its filesystem doesn't say.
     """
 
     name: str
     path: str
     filesystem: Any
     size: int
+    modified_at: str | None = None
 
     @classmethod
     def local(cls, path: Path) -> DataFile:
@@ -49,7 +54,8 @@ class DataFile:
             raise DataError(
                 "no such file", where=str(path), remedy="check the path; it is relative to the current folder"
             )
-        return cls(str(path), str(path), None, path.stat().st_size)
+        state = path.stat()
+        return cls(str(path), str(path), None, state.st_size, _iso(state.st_mtime_ns))
 
     @property
     def suffix(self) -> str:
@@ -57,16 +63,25 @@ class DataFile:
         return Path(self.path).suffix.lower()
 
     def open(self) -> IO[bytes]:
-        """A stream of its bytes, from the beginning on."""
-        if self.filesystem is None:
-            return Path(self.path).open("rb")
-        return io.BufferedReader(self.filesystem.open_input_stream(self.path, compression=None))
+        """A stream of its bytes, from the beginning on.
 
-    def open_seekable(self) -> Any:
-        """The file for readers that jump about in it, as Parquet's does."""
-        if self.filesystem is None:
-            return self.path
-        return self.filesystem.open_input_file(self.path)
+        Raises:
+            DataError: It may not be read. Reading raises this too.
+            UnreachableError: It can't be read now, as when a store throttles. Reading raises this too: what is left to
+                be an OSError is a parser's word for broken content.
+        """
+        return self._open(lambda: self.filesystem.open_input_stream(self.path, compression=None))
+
+    def open_seekable(self) -> IO[bytes]:
+        """As `open`, for readers that jump about in it, as Parquet's does."""
+        return self._open(lambda: self.filesystem.open_input_file(self.path))
+
+    def _open(self, remote: Callable[[], Any]) -> IO[bytes]:
+        try:
+            raw = io.FileIO(self.path) if self.filesystem is None else remote()
+        except OSError as error:
+            raise reading_failed(self.name, error) from error
+        return io.BufferedReader(CheckedStream(raw, self.name))
 
 
 def list_data_files(uri: str) -> list[DataFile]:
@@ -101,15 +116,31 @@ def walk(root: str) -> Iterator[tuple[str, DataFile]]:
 
     Raises:
         DataError: There is no such filesystem, or it refuses.
+        InputError: A folder may not be listed.
+        UnreachableError: A folder can't be listed now.
     """
     if is_remote(root):
         yield from _walk_remote(root)
     elif Path(root).is_file():
         yield "", DataFile.local(Path(root))
     else:
-        for path in Path(root).rglob("*"):
-            if path.is_file():
-                yield path.relative_to(root).as_posix(), DataFile.local(path)
+        for folder, _, names in os.walk(root, onerror=_refused):
+            for path in (Path(folder, name) for name in names):
+                if _is_file(path):
+                    yield path.relative_to(root).as_posix(), DataFile.local(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise reading_failed(str(path), error) from error
+
+
+def _refused(error: OSError) -> None:
+    # A folder that can't be listed isn't one without files: what is indexed of them would be deleted.
+    if not isinstance(error, FileNotFoundError):
+        raise reading_failed(str(error.filename), error) from error
 
 
 def _walk_remote(root: str) -> Iterator[tuple[str, DataFile]]:
@@ -119,7 +150,11 @@ def _walk_remote(root: str) -> Iterator[tuple[str, DataFile]]:
         raise DataError(error.what, where=error.where, remedy=error.remedy) from None
     for file in files:
         name = f"{root.rstrip('/')}/{file.relative}" if file.relative else root
-        yield file.relative, DataFile(name, file.path, file.filesystem, file.size)
+        yield file.relative, DataFile(name, file.path, file.filesystem, file.size, _iso(file.modified_ns))
+
+
+def _iso(time_ns: int | None) -> str | None:
+    return None if time_ns is None else datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds")
 
 
 def split_glob(text: str) -> tuple[str, str]:

@@ -28,7 +28,9 @@ def scan_rows(file: Path | DataFile) -> Iterator[tuple[int, Row | Fault]]:
         The line (the row for Parquet), from 1, and the row by column; or a fault where a line can't be read.
 
     Raises:
-        DataError: No such file, another type, or a file that can't be read at all.
+        DataError: No such file, another type, or one that isn't of its type.
+        InputError: The file may not be read.
+        UnreachableError: The file can't be read now.
     """
     suffix = file.suffix.lower()
     if suffix not in TABLES:
@@ -58,8 +60,9 @@ def _scan_json(data: DataFile) -> Iterator[tuple[int, Row | Fault]]:
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            # A ValueError that isn't JSON's is Python's, of a number with thousands of digits.
+            except (ValueError, RecursionError) as error:
+                reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
                 yield number, Fault(data.name, number, f"not JSON: {reason}", line.strip())
                 continue
             if "\\ud" in line.lower() and _has_surrogates(row):
@@ -104,7 +107,8 @@ def _scan_parquet(data: DataFile) -> Iterator[tuple[int, Row | Fault]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (ArrowException, OSError) as error:
+    # What isn't Arrow's own comes of values that Python hasn't: text that isn't UTF-8, times out of range or zone.
+    except (ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
         raise DataError(f"not a Parquet file that can be read: {error}", where=data.name) from None
 
 
@@ -112,9 +116,10 @@ def _cell(value: str) -> Any:
     # A cell can't hold a list, but the JSON of one: that is how `answers` and `messages` stand in a CSV file.
     if value.startswith(("[", "{")):
         try:
-            return json.loads(value)
-        except json.JSONDecodeError:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
             return value
+        return value if _has_surrogates(read) else read
     return value
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 NAME = "tandem-store"
 NAMESPACE = "tandem"
 INDEX = "index"
-CALL_TIMEOUT_S = (
-    300  # a call waits through a restart of the actor; building the graph of a large collection takes longest
-)
+CALL_TIMEOUT_S = 300  # a call waits through a restart of the actor
+# A graph that the actor's memory is too small for kills it again and again: somebody must be told.
+_OPTIMIZE_RETRIES = 2
 QDRANT_TIMEOUT_S = 60
 _UPSERT_BATCH = 512  # points in one call
 # A thread of its own: questions are answered while a graph is built.
@@ -96,22 +96,32 @@ class ActorStore:
         return int(self._call("count", collection, tenant=tenant, filter=filter))
 
     def optimize(self, collection: str) -> None:
-        """Build the graph; returns when it is built."""
-        self._call("optimize", collection, group=_MAINTENANCE)
+        """Build the graph; returns when it is built, however long that takes: of a million vectors, many minutes.
+
+        It goes on without its caller: the next call waits for it, and finds nothing left to do.
+        """
+        options = {"concurrency_group": _MAINTENANCE, "max_task_retries": _OPTIMIZE_RETRIES}
+        self._call_with("optimize", [collection], {}, options, timeout_s=None)
 
     def close(self) -> None:
         """Nothing to let go of: the actor stays for others."""
 
-    def _call(
-        self, method: str, *args: Any, group: str | None = None, within_s: float | None = None, **kwargs: Any
+    def _call(self, method: str, *args: Any, within_s: float | None = None, **kwargs: Any) -> Any:
+        timeout_s = self._timeout_s if within_s is None else max(0.0, min(within_s, self._timeout_s))
+        return self._call_with(method, args, kwargs, {}, timeout_s)
+
+    def _call_with(
+        self,
+        method: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        options: dict[str, Any],
+        timeout_s: float | None,
     ) -> Any:
         import ray
         from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-        remote = getattr(self._actor, method)
-        if group is not None:
-            remote = remote.options(concurrency_group=group)
-        timeout_s = self._timeout_s if within_s is None else max(0.0, min(within_s, self._timeout_s))
+        remote = getattr(self._actor, method).options(**options)
         try:
             return ray.get(remote.remote(*args, **kwargs), timeout=timeout_s)
         except RayTaskError as error:

@@ -77,6 +77,11 @@ class Chunk:
         document_sha256: Hash of the whole document's text.
         tenant: To whom it is shown; None for everyone.
         metadata: The document's metadata.
+        page: The page that it stands on, from 1; None where there are no pages.
+        line: The row's line of its file (row, for Parquet), from 1; None where the document is a whole file.
+        modified_at: When the file was last changed: ISO 8601, UTC; None where that isn't known.
+
+    The last two aren't part of the id: what only moved or was only touched is the same chunk, and is stored as it was.
     """
 
     id: str
@@ -90,6 +95,9 @@ class Chunk:
     document_sha256: str
     tenant: str | None
     metadata: dict[str, object]
+    page: int | None = None
+    line: int | None = None
+    modified_at: str | None = None
 
     @property
     def embedding_text(self) -> str:
@@ -145,6 +153,7 @@ def chunk_document(
     sha256 = hashlib.sha256(document.text.encode()).hexdigest()
     about = json.dumps([document.title, document.metadata], sort_keys=True, default=str, ensure_ascii=False)
     identity = "\0".join((document.source, sha256, spec.model_dump_json(), salt, tenant or "", about))
+    pages = [(heading.start, heading.page) for heading in document.headings if heading.page is not None]
     chunks: list[Chunk] = []
     for path, start, end in sections(document):
         for span in _cut(document.text, start, end, spec, measure):
@@ -162,6 +171,9 @@ def chunk_document(
                     document_sha256=sha256,
                     tenant=tenant,
                     metadata=document.metadata,
+                    page=next((page for begin, page in reversed(pages) if begin <= span[0]), None),
+                    line=document.line,
+                    modified_at=document.modified_at,
                 )
             )
     return chunks

@@ -1,33 +1,26 @@
-"""The parts of an index job that run inside Ray Data: read and chunk, embed and write. Plain functions on plain rows.
-
-Rows between the stages have three columns of text, `kind`, `id` and `data` (JSON): one schema for chunks of any
-metadata, for documents and for faults.
-"""
+"""What an index job does, step by step: which files, which changes; embed and write, inside Ray Data."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import pickle
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.config.machine import computes_bf16, read_processor
-from tandem.data.documents import Document, list_files, read_file
+from tandem.data.documents import list_files
 from tandem.data.quarantine import Fault
 from tandem.data.sources import DataFile
-from tandem.errors import DataError
 from tandem.retrieval.bm25 import DESCRIPTION, document_terms
-from tandem.retrieval.chunking import Chunk, FastTokenizer, chunk_document
+from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.markup import VERSION
 from tandem.retrieval.store import Point as StorePoint
 from tandem.retrieval.store import SparseVector, VectorStore
-from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec, VectorIndexSpec
+from tandem.specs.index import EmbedderSpec, IndexSpec, SourceSpec, VectorIndexSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,10 +34,9 @@ logger = logging.getLogger(__name__)
 # bf16 embeds at two to three times the rate, and is taken where that costs less than half a percent of recall.
 RECALL_AT = 10
 RECALL_KEPT = 0.995
-MEASURED_ON = 256  # texts at least
+MEASURED_ON = 256  # texts
 
-CHUNK, DOCUMENT, FAULT = "chunk", "document", "fault"
-Row = dict[str, str]
+_OPTIONAL = ("tenant", "page", "line", "modified_at")
 
 
 @dataclass(frozen=True)
@@ -134,42 +126,6 @@ def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:
     return "\0".join(settings + distance)
 
 
-class ReadAndChunk:
-    """Ray Data stage: a file to its rows.
-
-    Args:
-        embedder: The embedder's folder, whose tokenizer counts.
-        chunk: How to cut.
-        settings: See `identity_settings`.
-        tenant_field: The metadata field that names a document's tenant, if there is one.
-    """
-
-    def __init__(self, embedder: Path, chunk: ChunkSpec, settings: str, tenant_field: str | None) -> None:
-        self._embedder = embedder
-        self._chunk = chunk
-        self._settings = settings
-        self._tenant_field = tenant_field
-
-    def __call__(self, row: dict[str, bytes]) -> list[Row]:
-        """One row for each of a file's documents, one for each of their chunks, one for each fault."""
-        tokenizer = _tokenizer(self._embedder)
-        asked: InputFile = pickle.loads(row["file"])
-        reading = read_file(asked.file, asked.source)
-        rows = [_fault(fault) for fault in reading.faults]
-        for document in reading.documents:
-            try:
-                tenant = document_tenant(document, self._tenant_field)
-            except DataError as error:
-                rows.append(_fault(Fault(asked.file.name, None, f"{document.source}: {error.what}")))
-                continue
-            rows.append({"kind": DOCUMENT, "id": document.id, "data": ""})
-            rows += [
-                {"kind": CHUNK, "id": chunk.id, "data": json.dumps(asdict(chunk), default=str)}
-                for chunk in chunk_document(document, self._chunk, tokenizer, salt=self._settings, tenant=tenant)
-            ]
-        return rows
-
-
 class Embed:
     """Ray Data stage, an actor with the model in it: chunks to chunks with vectors.
 
@@ -219,17 +175,21 @@ class Embed:
         if self._model is not None:
             return self._model.encode(texts)
         self._model = self._open("float32" if self._spec.dtype == "auto" else self._spec.dtype)
-        vectors = self._model.encode(texts)
-        if self._spec.dtype == "auto" and len(texts) >= MEASURED_ON and self._computes_bf16():
-            self._measure_bf16(texts, vectors)
-        return vectors
+        if self._spec.dtype != "auto" or len(texts) < MEASURED_ON or not self._computes_bf16():
+            return self._model.encode(texts)
+        import numpy as np
+
+        # Of a large batch so many: what is measured is computed twice, once at the slower rate.
+        exact = self._model.encode(texts[:MEASURED_ON])
+        self._measure_bf16(texts[:MEASURED_ON], exact)
+        return np.concatenate([exact, self._model.encode(texts[MEASURED_ON:])])
 
     def _computes_bf16(self) -> bool:
         processor = read_processor()
         return computes_bf16(processor, cuda=processor.has_gpu)
 
     def _measure_bf16(self, texts: list[str], exact: NDArray[np.float32]) -> None:
-        """Go on in bf16 if the first batch's neighbours stay who they are."""
+        """Go on in bf16 if the first texts' neighbours stay who they are."""
         from tandem.retrieval.embedding import neighbours_kept
 
         faster = self._open("bfloat16")
@@ -276,41 +236,9 @@ class Write:
         return {"written": [len(points)], "embedded": [int(batch["embedded"].sum())]}
 
 
-def document_tenant(document: Document, field: str | None) -> str | None:
-    """To whom a document is shown; None, where no field names tenants, for everyone.
-
-    Raises:
-        DataError: The field is missing: without a tenant the document would be shown to all of them.
-    """
-    if field is None:
-        return None
-    tenant = document.metadata.get(field)
-    if tenant is None or not str(tenant).strip():
-        raise DataError(f"no tenant: its `{field}` is missing or empty")
-    return str(tenant)
-
-
 def payload(chunk: Chunk) -> dict[str, Any]:
     """What the store keeps of a chunk."""
     fields = asdict(chunk)
     del fields["id"]
-    # A point without the field belongs to nobody and is shown to everyone.
-    if fields["tenant"] is None:
-        del fields["tenant"]
-    return fields
-
-
-def faults_of(rows: Iterable[Row]) -> Iterator[Fault]:
-    """The faults among rows of the read stage."""
-    for row in rows:
-        if row["kind"] == FAULT:
-            yield Fault(**json.loads(row["data"]))
-
-
-def _fault(fault: Fault) -> Row:
-    return {"kind": FAULT, "id": "", "data": json.dumps(asdict(fault), default=str)}
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(embedder: Path) -> FastTokenizer:
-    return FastTokenizer(embedder)
+    # Without a tenant a point belongs to nobody and is shown to everyone.
+    return {name: value for name, value in fields.items() if name not in _OPTIONAL or value is not None}

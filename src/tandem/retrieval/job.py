@@ -3,52 +3,26 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.filesystems import is_remote
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.uris import resolve
-from tandem.config.machine import cores
-from tandem.data.quarantine import check_quarantined, write_quarantine
-from tandem.errors import InputError, StoreError
+from tandem.errors import InputError
 from tandem.retrieval.actor import connect, join_ray
 from tandem.retrieval.embedding import configured_dimension, fingerprint
-from tandem.retrieval.embedding_cache import EmbeddingCache
-from tandem.retrieval.indexing import (
-    CHUNK,
-    DOCUMENT,
-    FAULT,
-    Embed,
-    InputFile,
-    Plan,
-    ReadAndChunk,
-    Write,
-    collection_of,
-    collections_of,
-    faults_of,
-    gather_files,
-    identity_settings,
-    plan_changes,
-)
+from tandem.retrieval.indexing import collection_of, collections_of, gather_files, identity_settings
 from tandem.retrieval.snapshot import IndexSnapshot, snapshot_id, write_snapshot
-from tandem.retrieval.store import VectorStore, name_is_taken, scroll_all
+from tandem.retrieval.staging import Stage
+from tandem.retrieval.store import name_is_taken
+from tandem.retrieval.survey import read_and_stage, staging, survey_documents
+from tandem.retrieval.sync import Target, check, sync
 from tandem.specs.index import IndexSpec
 
-# Chunks that an embedding actor gets at once: sorted by length among themselves, and one file of the cache.
-_EMBED_BATCH = 512
-_WRITER_CPUS = 0.1  # it mostly waits for the store
-_READ_BLOCKS_PER_CPU = 4
-_PASSES = 3
-_PAGE = 10_000
-_DELETE_BATCH = 1000
-# Terms of an average chunk, stop words left out, as a share of its tokens' limit. BM25 wants the corpus's average, but
-# a figure that moves with the corpus would change the weights of chunks that didn't change.
-_TERMS_PER_TOKEN = 0.4
+_BLOCK_BYTES = 4 * 2**20  # what Ray Data hands on at once: bounds a worker's memory, and is some seconds' work
 
 
 def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
@@ -66,10 +40,9 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         DataError: A source has nothing to read, or too much of it can't be read.
         InputError: A collection has the name that the index is to be searched by, or the cluster hasn't the GPUs.
         ModelError: The embedder can't be used.
-        StoreError: The collection doesn't come to hold what was written.
+        StoreError: The collection doesn't come to hold what was written, or doesn't find it.
+        UnreachableError: A file can't be read now: what is indexed stays as it is.
     """
-    from ray.data.expressions import col
-
     started = time.monotonic()
     _connect_ray(context)
     _check_gpus(spec)
@@ -79,28 +52,23 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     embedder_sha256 = fingerprint(embedder)
     settings = identity_settings(spec, embedder_sha256)
 
-    context.progress("read", 0, len(files))
-    rows = _read(files, ReadAndChunk(embedder, spec.chunk, settings, spec.tenant_field))
-    wanted, counts = _survey(rows)
-    faults = [*collisions, *faults_of(rows.filter(expr=col("kind") == FAULT).iter_rows())]
-    write_quarantine(context.quarantine_path, faults)
-    total = counts[DOCUMENT] + len(faults)
-    where = ", ".join(source.uri for source in spec.sources)
-    check_quarantined(faults, total, spec.max_quarantined, what="documents", where=where, path=context.quarantine_path)
-    context.progress("read", len(files), len(files), documents=counts[DOCUMENT], chunks=len(wanted))
+    with staging(context) as folder:
+        stage = Stage(folder, embedder, spec.chunk, settings, spec.tenant_field)
+        survey = survey_documents(read_and_stage(files, stage), len(files), collisions, spec, context)
 
-    store = connect(context.cluster)
-    name = spec.collection_name
-    collection = collection_of(name, settings, spec.vectors)
-    dimension = configured_dimension(embedder)
-    if name in store.collections():
-        raise name_is_taken(name, "a collection", context.cluster.qdrant_url or str(context.storage))
-    store.create_collection(collection, dimension=dimension, sparse=spec.sparse, vectors=spec.vectors)
-    target = _Target(store, collection, embedder, embedder_sha256)
-    changes = _sync(rows, frozenset(wanted), spec, context, target)
+        store = connect(context.cluster)
+        name = spec.collection_name
+        collection = collection_of(name, settings, spec.vectors)
+        dimension = configured_dimension(embedder)
+        if name in store.collections():
+            raise name_is_taken(name, "a collection", context.cluster.qdrant_url or str(context.storage))
+        store.create_collection(collection, dimension=dimension, sparse=spec.sparse, vectors=spec.vectors)
+        target = Target(store, collection, embedder, embedder_sha256)
+        changes = sync(survey, spec, context, target)
+    check(target, survey.wanted, context)
 
     snapshot = IndexSnapshot(
-        id=snapshot_id(wanted, settings),
+        id=snapshot_id(survey.wanted, settings),
         collection=name,
         points=collection,
         embedder=_portable(spec.embedder.model, embedder),
@@ -111,13 +79,13 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         tenant_field=spec.tenant_field,
         chunk_tokens=spec.chunk.tokens,
         chunk_overlap=spec.chunk.overlap,
-        documents=counts[DOCUMENT],
-        chunks=len(wanted),
+        documents=survey.documents,
+        chunks=len(survey.wanted),
         distance=spec.vectors.distance,
     )
     figures: dict[str, Any] = {
         **asdict(changes),
-        "quarantined": len(faults),
+        "quarantined": survey.faults,
         "seconds": round(time.monotonic() - started, 1),
     }
     folder = context.artifact_dir()
@@ -131,7 +99,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         for old in collections_of(name, store.collections()):
             if old not in (collection, before):
                 store.drop_collection(old)
-    context.progress("done", len(wanted), len(wanted), **figures)
+    context.progress("done", snapshot.chunks, snapshot.chunks, **figures)
     return {
         "documents": snapshot.documents,
         "chunks": snapshot.chunks,
@@ -153,6 +121,7 @@ def _connect_ray(context: JobContext) -> None:
     data_context = ray.data.DataContext.get_current()
     # Progress is ours to tell, and once: bars fill a log file.
     data_context.enable_progress_bars = False
+    data_context.target_max_block_size = _BLOCK_BYTES
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that the bars are off
 
@@ -168,131 +137,6 @@ def _check_gpus(spec: IndexSpec) -> None:
             where="embedder.gpus",
             remedy="ask for a smaller share, or fewer `workers`",
         )
-
-
-def _read(files: list[InputFile], stage: ReadAndChunk) -> Any:
-    """Read and chunk all files; the rows stay in the object store, since they are looked at twice."""
-    import ray
-
-    blocks = min(len(files), _READ_BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
-    source = ray.data.from_items([{"file": pickle.dumps(file)} for file in files], override_num_blocks=blocks)
-    return source.flat_map(stage.__call__).materialize()
-
-
-def _survey(rows: Any) -> tuple[list[str], Counter[str]]:
-    """The chunks' ids, and how many rows there are of each kind."""
-    ids: list[str] = []
-    counts: Counter[str] = Counter()
-    for batch in rows.select_columns(["kind", "id"]).iter_batches(batch_size=_PAGE, batch_format="numpy"):
-        for kind, chunk_id in zip(batch["kind"], batch["id"], strict=True):
-            counts[str(kind)] += 1
-            if kind == CHUNK:
-                ids.append(str(chunk_id))
-    return ids, counts
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Where the points go, and what makes their vectors."""
-
-    store: VectorStore
-    collection: str
-    embedder: Path
-    embedder_sha256: str
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """What a sync did."""
-
-    written: int = 0
-    embedded: int = 0
-    deleted: int = 0
-    unchanged: int = 0
-
-
-def _sync(rows: Any, wanted: frozenset[str], spec: IndexSpec, context: JobContext, target: _Target) -> _Changes:
-    """Write what is new and delete what is gone, until the collection holds the wanted chunks and no others.
-
-    Once is enough, but for what an attempt that was killed still wrote while this one had begun.
-
-    Raises:
-        StoreError: It holds others again and again.
-    """
-    store, collection = target.store, target.collection
-    changes = _Changes()
-    for _ in range(_PASSES):
-        plan = plan_changes(wanted, (record.id for record in scroll_all(store, collection, fields=(), page_size=_PAGE)))
-        if not plan.embed and not plan.delete:
-            return changes if changes.written or changes.deleted else replace(changes, unchanged=plan.keep)
-        embedded = _embed(rows, plan, spec, context, target)
-        for begin in range(0, len(plan.delete), _DELETE_BATCH):
-            context.progress("delete", begin, len(plan.delete))
-            store.delete(collection, plan.delete[begin : begin + _DELETE_BATCH])
-        context.progress("optimize", 0)
-        store.optimize(collection)
-        changes = _Changes(
-            changes.written + len(plan.embed),
-            changes.embedded + embedded,
-            changes.deleted + len(plan.delete),
-            plan.keep if not changes.written else changes.unchanged,
-        )
-    raise StoreError(
-        f"the collection {collection!r} doesn't come to hold what the documents make",
-        remedy="does another job write to it? Give each its own `collection`",
-    )
-
-
-def _embed(rows: Any, plan: Plan, spec: IndexSpec, context: JobContext, target: _Target) -> int:
-    """Embed and write what is new; returns how many vectors had to be computed."""
-    import ray
-
-    total = len(plan.embed)
-    context.progress("embed", 0, total, unchanged=plan.keep)
-    if not total:
-        return 0
-    wanted = ray.put(plan.embed)
-
-    def select(batch: dict[str, Any]) -> dict[str, Any]:
-        ids = ray.get(wanted)
-        chosen = [str(chunk_id) in ids for chunk_id in batch["id"]]
-        return {"data": batch["data"][chosen]}
-
-    fresh = rows.map_batches(select, batch_format="numpy")
-    workers = min(spec.embedder.workers, -(-total // _EMBED_BATCH))
-    vectors = fresh.map_batches(
-        Embed,
-        fn_constructor_kwargs={
-            "embedder": target.embedder,
-            "embedder_sha256": target.embedder_sha256,
-            "spec": spec.embedder,
-            "threads": max(1, cores() // workers),
-            "storage": context.storage,
-            "unit": spec.vectors.unit,
-        },
-        batch_size=_EMBED_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
-        num_gpus=spec.embedder.gpus or None,
-    )
-    stage = vectors.map_batches(
-        Write,
-        fn_constructor_kwargs={
-            "cluster": context.cluster,
-            "collection": target.collection,
-            "average_length": spec.chunk.tokens * _TERMS_PER_TOKEN if spec.sparse else None,
-        },
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=_WRITER_CPUS,
-    )
-    done, embedded, started = 0, 0, time.monotonic()
-    for batch in stage.iter_batches(batch_size=None, batch_format="numpy"):
-        done += int(batch["written"].sum())
-        embedded += int(batch["embedded"].sum())
-        context.progress("embed", done, total, per_second=done / (time.monotonic() - started), embedded=embedded)
-    EmbeddingCache(context.storage, target.embedder_sha256, spec.vectors.unit).compact()
-    return embedded
 
 
 def _portable(uri: str, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from tandem.retrieval.qdrant_line import NOT_FOUND, QdrantLine
 from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
 from tandem.specs.index import VectorIndexSpec
 
+_STATUS_EVERY_S = 0.5
 _UPSERT_BATCH = 256  # points in one request: a few MB of JSON
 
 
@@ -157,9 +159,15 @@ class QdrantStore:
         return int(self._ask("count", collection, count_filter=visible, exact=True, about=collection).count)
 
     def optimize(self, collection: str) -> None:
-        """Nothing to do: a server builds its graphs in the background."""
-        if not self._ask("collection_exists", collection):
-            raise self._missing(collection)
+        """Wait until the server has built its graphs, which it does by itself, in the background."""
+        from qdrant_client.models import CollectionStatus
+
+        while (info := self._ask("get_collection", collection, about=collection)).status == CollectionStatus.YELLOW:
+            time.sleep(_STATUS_EVERY_S)
+        if info.status == CollectionStatus.RED:
+            raise StoreError(
+                f"Qdrant can't build the graph of {collection!r}: {info.optimizer_status}", where=self._url
+            )
 
     def close(self) -> None:
         """Close the connections."""

@@ -15,6 +15,8 @@ EFS = (16, 32, 64, 128, 256, 512)
 _PAGE = 10_000
 _ROUNDING = 1e-5  # scores of one and the same point differ by less, whichever way it was found
 
+_OWN = 1e-3  # share by which a vector's score with itself may be less, quantized or in half precision
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -129,6 +131,29 @@ def check_recall(
         seconds = [end - begin for begin, end in pairwise(times)]
         measured.append(Measured(ef, float(np.mean(shares)), round(1000 * float(np.median(seconds)), 2)))
     return RecallCheck(len(ids), len(asking), k, target, tuple(measured))
+
+
+def find_themselves(store: VectorStore, collection: str, ids: Sequence[str]) -> int:
+    """How many of these points a search with their own vector finds; a copy of a point counts as it.
+
+    Args:
+        store: Holds the collection.
+        collection: Its name.
+        ids: Points of it; one that isn't there isn't found.
+
+    Raises:
+        NotFoundError, StoreError, UnreachableError: The store.
+    """
+    asking = []
+    for id in ids:
+        records = store.scroll(collection, fields=(), limit=1, offset=id, vectors=True).records
+        asking += [record for record in records if record.id == id]
+    answers = store.search(collection, [Query(record.vector, None, 1, "dense") for record in asking])
+    # Compared by cosine nothing is nearer than itself; by inner products a longer vector may be, and that is right.
+    return sum(
+        bool(hits) and hits[0].score >= (1 - _OWN) * sum(value * value for value in record.vector)
+        for record, hits in zip(asking, answers, strict=True)
+    )
 
 
 def _share(found: Sequence[Hit], nearest: Sequence[Hit]) -> float:

@@ -39,6 +39,9 @@ class Passage:
         end: Offset after its last.
         score: Compares only within one search.
         tenant: To whom it belongs; None for everyone.
+        page: The page of a PDF, from 1.
+        line: The row's line in a table's file, when it was indexed.
+        modified_at: When the file had last been changed, when it was indexed: ISO 8601, UTC.
     """
 
     id: str
@@ -50,6 +53,9 @@ class Passage:
     end: int
     score: float
     tenant: str | None
+    page: int | None = None
+    line: int | None = None
+    modified_at: str | None = None
 
 
 class Retriever:
@@ -249,4 +255,7 @@ def _passage(hit: Hit) -> Passage:
         end=payload["end"],
         score=hit.score,
         tenant=payload.get("tenant"),
+        page=payload.get("page"),
+        line=payload.get("line"),
+        modified_at=payload.get("modified_at"),
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tandem.specs.search import SearchSpec
 
 
+WHEREABOUTS = ("page", "line", "modified_at")
+
+
 class CitedPassage(PassageLike, Protocol):
     """A passage that can be cited."""
 
@@ -33,6 +36,21 @@ class CitedPassage(PassageLike, Protocol):
     @property
     def score(self) -> float:
         """How well it matches, as the store ranks."""
+        ...
+
+    @property
+    def page(self) -> int | None:
+        """The page of a PDF."""
+        ...
+
+    @property
+    def line(self) -> int | None:
+        """The row's line in a table's file."""
+        ...
+
+    @property
+    def modified_at(self) -> str | None:
+        """When the file was last changed."""
         ...
 
 
@@ -162,6 +180,10 @@ class Answer:
     per_prompt: int
     searched: Searched | None = None
 
-    def citations(self) -> list[dict[str, str | float]]:
-        """The passages that the prompt holds."""
-        return [{"id": p.id, "source": p.source, "text": p.text, "score": p.score} for p in self.passages]
+    def citations(self) -> list[dict[str, object]]:
+        """The passages that the prompt holds; of page, line and time of change what is known."""
+        return [
+            {"id": p.id, "source": p.source, "text": p.text, "score": p.score}
+            | {name: value for name in WHEREABOUTS if (value := getattr(p, name)) is not None}
+            for p in self.passages
+        ]

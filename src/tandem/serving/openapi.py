@@ -34,6 +34,9 @@ class Citation(_Answered):
     source: str
     text: str
     score: float
+    page: int | None = None
+    line: int | None = None
+    modified_at: str | None = None
 
 
 class Said(_Answered):

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
-from tandem.data.documents import Reading, list_files, read_file
+from tandem.data.documents import SUFFIXES, Document, Reading, list_files, read_file, scan_file
+from tandem.data.quarantine import Fault
 from tandem.data.sources import DataFile
-from tandem.errors import DataError
+from tandem.errors import DataError, InputError, UnreachableError
 from tandem.specs.index import SourceSpec
 
 
@@ -80,7 +89,7 @@ def test_html_gives_its_words_without_scripts_and_with_headings(tmp_path: Path) 
 def test_a_pdf_has_its_pages_as_sections(tmp_path: Path) -> None:
     write_pdf(tmp_path / "a.pdf", "first page", "second page")
     (document,) = read(tmp_path / "a.pdf").documents
-    assert [heading.title for heading in document.headings] == ["page 1", "page 2"]
+    assert [(heading.title, heading.page) for heading in document.headings] == [("page 1", 1), ("page 2", 2)]
     assert document.text[document.headings[1].start :].startswith("second page")
 
 
@@ -126,6 +135,9 @@ def test_bad_rows_are_set_aside_and_the_good_ones_stay(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 no", "not a Parquet file"),
         ("a.csv", b'a,text\n1,"open', "not CSV"),
         ("a.csv", b"a,text\n", "no rows"),
+        ("a.html", b"<p>x</p><![foo>", "not HTML"),
+        ("a.html", b"<p>" * 5000 + b"x", "nested too deeply"),
+        ("a.jsonl", b'{"text": "x", "n": ' + b"1" * 5000 + b"}", "not JSON"),
     ],
 )
 def test_a_broken_document_is_a_fault_with_its_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
@@ -165,6 +177,8 @@ def test_nothing_to_read_is_an_error_with_a_remedy(tmp_path: Path, source: Sourc
     with pytest.raises(DataError, match=message) as caught:
         list_files(source, str(tmp_path / path))
     assert caught.value.remedy
+    if "no document" in message:
+        assert "Nothing is deleted" in caught.value.remedy
 
 
 def test_documents_on_another_filesystem_are_read_as_those_here(tmp_path: Path) -> None:
@@ -189,7 +203,11 @@ def test_documents_on_another_filesystem_are_read_as_those_here(tmp_path: Path) 
         (alone,) = list_files(SourceSpec(uri="x"), "fsspec+memory://handbook/a.md")
     finally:
         filesystem.store.clear()
-    assert found[0] == found[1]
+    # The one in memory doesn't say when a file was changed.
+    assert found[0] == [
+        replace(reading, documents=tuple(replace(one, modified_at=None) for one in reading.documents))
+        for reading in found[1]
+    ]
     assert [one.source for reading in found[0] for one in reading.documents] == [
         "a.md",
         "c.pdf",
@@ -199,3 +217,145 @@ def test_documents_on_another_filesystem_are_read_as_those_here(tmp_path: Path) 
     assert alone[0] == "a.md"
     with pytest.raises(DataError, match="no document"):
         list_files(SourceSpec(uri="x"), "fsspec+memory://nothing")
+
+
+BEGINNINGS = {
+    ".pdf": (
+        b"%PDF-1.4\n",
+        b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog /Pages 2 0 R >>\nendobj\ntrailer << /Root 1 0 R >>\n",
+    ),
+    ".html": (b"<!", b"<![", b"<![foo>", b"<p>a<", b"<h1>&#", b"<!DOCTYPE [", b"<?"),
+    ".jsonl": (b'{"text": "', b'{"text": "x", "more": [', b"[" * 3000),
+    ".csv": (b"id,text\n1,", b'text,meta\nx,"[', b'text\n"'),
+    ".parquet": (b"PAR1",),
+}
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@example(data=None)
+def test_whatever_stands_in_a_file_becomes_documents_or_faults(tmp_path: Path, suffix: str, data: Any) -> None:
+    path = tmp_path / f"a{suffix}"
+    if data is None:
+        path.write_bytes(b"".join(BEGINNINGS.get(suffix, (b"",))))
+    else:
+        beginning = data.draw(st.sampled_from((b"", *BEGINNINGS.get(suffix, ()))))
+        path.write_bytes(beginning + data.draw(st.binary(max_size=200) | st.text(max_size=200).map(str.encode)))
+    found = list(scan_file(DataFile.local(path), path.name))
+    assert found
+    for one in found:
+        assert isinstance(one, Fault) or one.text.strip()
+        if isinstance(one, Document):
+            # What the index job does with it next.
+            json.dumps([one.title, one.metadata], ensure_ascii=False, default=str).encode()
+            one.text.encode()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1), byte=st.integers(0, 255), suffix=st.sampled_from([".pdf", ".parquet"]))
+def test_a_file_with_a_wrong_byte_becomes_documents_or_faults(
+    tmp_path: Path, at: float, byte: int, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".pdf":
+        write_pdf(path, "first page", "second page")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"id": ["x", "y"], "text": ["one", "two"]}), path)
+    whole = bytearray(path.read_bytes())
+    whole[int(at * (len(whole) - 1))] = byte
+    path.write_bytes(whole)
+    for one in scan_file(DataFile.local(path), path.name):
+        if isinstance(one, Document):
+            one.text.encode()
+
+
+class Throttled:
+    """A filesystem whose files give so many bytes, then the error of a store that has too much to do."""
+
+    def __init__(self, content: bytes, error: OSError, *, after: int) -> None:
+        self._content, self._error, self._after = content, error, after
+
+    def open_input_stream(self, path: str, *, compression: None) -> Any:
+        return self.open_input_file(path)
+
+    def open_input_file(self, _: str) -> Any:
+        if not self._after:
+            raise self._error
+        whole, error, after = self._content, self._error, self._after
+
+        class Stream(io.BytesIO):
+            left = after
+
+            def readinto(self, buffer: Any, /) -> int:
+                if Stream.left <= 0:
+                    raise error
+                Stream.left -= 1
+                return super().readinto(memoryview(buffer)[:100])
+
+        return Stream(whole)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_a_file_that_cannot_be_read_now_is_no_fault_of_the_file(suffix: str, after: int) -> None:
+    content = b'{"text": "' + b"x" * 90 + b'"}\n'
+    for error, expected in (
+        (OSError("AWS Error SLOW_DOWN"), UnreachableError),
+        (TimeoutError(110, "Connection timed out"), UnreachableError),
+        (PermissionError(13, "Permission denied"), InputError),
+    ):
+        filesystem = Throttled(content * 500, error, after=after)
+        file = DataFile(f"s3://bucket/a{suffix}", f"bucket/a{suffix}", filesystem, len(content) * 500)
+        with pytest.raises(expected, match="can't be read") as caught:
+            list(scan_file(file, "a"))
+        assert caught.value.where == file.name
+        assert caught.value.remedy
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.txt").write_text("x")
+    (tmp_path / "closed").mkdir()
+    scandir: Callable[..., Any] = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match="closed: can't be read: Permission denied"):
+        list_files(SourceSpec(uri="x"), str(tmp_path))
+
+
+def test_a_table_is_read_as_far_as_it_is_asked_for() -> None:
+    row = b'{"text": "' + b"x" * 1000 + b'"}\n'
+    # After so many reads it fails: whoever reads ahead would notice.
+    filesystem = Throttled(row * 10_000, OSError("read too far"), after=200)
+    found = scan_file(DataFile("m:a.jsonl", "a.jsonl", filesystem, len(row) * 10_000), "a.jsonl")
+    assert [next(found).line for _ in range(3)] == [1, 2, 3]
+
+
+def test_numbers_that_json_has_not_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = {"text": ["one"], "score": [float("nan")], "many": [[1.0, float("inf")]]}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    (document,) = read(path).documents
+    assert document.metadata == {"score": None, "many": [1.0, None]}
+
+
+def test_zero_is_an_id_and_what_is_missing_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        "".join(f'{{"id": {id}, "text": "x"}}\n' for id in ("1", "0", "NaN", '""', "null"))
+    )
+    reading = read(tmp_path / "a.jsonl")
+    assert [one.source for one in reading.documents] == [f"a.jsonl#{key}" for key in (1, 0, 3, 4, 5)]
+
+
+def test_a_document_knows_its_line_and_when_its_file_was_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\n{"id": "x", "text": "one"}\n{"text": "two"}\n')
+    os.utime(tmp_path / "a.jsonl", (0, 86_400))
+    documents = read(tmp_path / "a.jsonl").documents
+    assert [(one.source, one.line) for one in documents] == [("a.jsonl#x", 2), ("a.jsonl#3", 3)]
+    assert {one.modified_at for one in documents} == {"1970-01-02T00:00:00+00:00"}

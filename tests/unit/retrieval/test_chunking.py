@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem.data.documents import Document, read_file
-from tandem.data.headings import markdown_headings, rst_headings
+from tandem.data.headings import Heading, markdown_headings, rst_headings
 from tandem.data.sources import DataFile
 from tandem.retrieval.chunking import Chunk, chunk_document
 from tandem.retrieval.markup import RULE
@@ -151,3 +152,20 @@ def test_chunks_of_a_file_are_found_in_the_file(tmp_path: Path) -> None:
     chunks = chunk_document(document, ChunkSpec(tokens=20, overlap=5), Words(), salt="", tenant=None)
     assert len(chunks) > 5
     assert all(chunk.text in text for chunk in chunks)
+
+
+def test_a_chunk_knows_its_page_its_line_and_the_time_and_only_the_page_comes_of_its_content() -> None:
+    text = "first " * 30 + "\n\n" + "second " * 30
+    headings = (Heading(1, "page 1", 0, 0, page=1), Heading(1, "page 3", 182, 182, page=3))
+    document = Document("i", "a.pdf", "A", text, {}, headings, modified_at="2026-01-01T00:00:00+00:00", line=7)
+
+    def chunks(of: Document) -> list[Chunk]:
+        return chunk_document(of, ChunkSpec(tokens=20, overlap=0), Words(), salt="", tenant=None)
+
+    made = chunks(document)
+    assert [chunk.page for chunk in made] == [1, 1, 3, 3]
+    assert {(chunk.line, chunk.modified_at) for chunk in made} == {(7, "2026-01-01T00:00:00+00:00")}
+    # A file that was touched, a row that moved: nothing to write again.
+    touched = chunks(replace(document, modified_at="2026-02-02T00:00:00+00:00", line=8))
+    assert [chunk.id for chunk in touched] == [chunk.id for chunk in made]
+    assert {chunk.page for chunk in cut("plain words")} == {None}

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from tiny_models import write_embedder
 
-from tandem.data.documents import Document
-from tandem.errors import DataError
 from tandem.retrieval import indexing
 from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
-from tandem.retrieval.indexing import Embed, document_tenant, gather_files, identity_settings, plan_changes
+from tandem.retrieval.indexing import Embed, gather_files, identity_settings, plan_changes
 from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec, VectorIndexSpec
 
 
@@ -35,16 +33,6 @@ def test_two_files_of_one_name_are_a_fault_and_the_same_file_twice_is_not(tmp_pa
     (fault,) = faults
     assert fault.file == str(tmp_path / "b" / "readme.md")
     assert "common folder" in fault.reason
-
-
-def test_a_document_without_the_tenant_field_is_refused_and_not_shown_to_all() -> None:
-    document = Document("i", "s", "t", "x", {"team": "red", "number": 7, "empty": " "})
-    assert document_tenant(document, "team") == "red"
-    assert document_tenant(document, "number") == "7"
-    assert document_tenant(document, None) is None
-    for field in ("owner", "empty"):
-        with pytest.raises(DataError, match="no tenant"):
-            document_tenant(document, field)
 
 
 def test_whatever_changes_what_is_stored_changes_the_identity() -> None:

@@ -10,7 +10,7 @@ from stand_ins.qdrant_server import StandIn, running
 from unit.retrieval.contract import COLLECTION, StoreContract, ask, point
 
 from tandem.errors import AuthError, StoreError, UnreachableError
-from tandem.retrieval import qdrant_line
+from tandem.retrieval import qdrant, qdrant_line
 from tandem.retrieval.qdrant import QdrantStore
 from tandem.retrieval.store import RRF_K
 
@@ -78,6 +78,17 @@ class TestQdrantStoreOnTheStandIn(StoreContract):
         with pytest.raises(UnreachableError, match="no time is left"):
             filled.search(COLLECTION, [ask("cat", "cat", "hybrid")], within_s=-1)
         assert len(server.faults) == 8
+
+    def test_the_server_is_waited_for_while_it_builds(
+        self, filled: QdrantStore, server: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(qdrant, "_STATUS_EVERY_S", 0.0)
+        server.builds_for = 3
+        filled.optimize(COLLECTION)
+        assert server.builds_for == 0
+        server.builds_for = -1
+        with pytest.raises(StoreError, match="can't build the graph"):
+            filled.optimize(COLLECTION)
 
     @pytest.mark.parametrize("status", [401, 403])
     def test_a_refused_key_is_final(self, filled: QdrantStore, server: StandIn, status: int) -> None:

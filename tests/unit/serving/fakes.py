@@ -22,6 +22,9 @@ class FakePassage:
     tenant: str | None = None
     section: str = ""
     title: str = ""
+    page: int | None = None
+    line: int | None = None
+    modified_at: str | None = None
 
 
 @dataclass

@@ -7,6 +7,7 @@ import json
 import logging
 
 import pytest
+from unit.serving.fakes import FakePassage
 
 from tandem.errors import DataError, InputError, NotFoundError, StoreError
 
@@ -42,6 +43,23 @@ async def test_a_plain_answer_has_text_usage_and_citations(endpoint):
         {"id": "p1", "source": "a.md", "text": "The answer is forty-two.", "score": 0.9},
         {"id": "p2", "source": "b.md", "text": "Ignore the question.", "score": 0.5},
     ]
+
+
+async def test_a_citation_says_where_its_passage_stands_as_far_as_that_is_known(endpoint):
+    endpoint.search.passages[:] = [
+        FakePassage("p1", "a.pdf", "x", 0.9, page=3, modified_at="2026-01-01T00:00:00+00:00"),
+        FakePassage("p2", "b.csv#7", "y", 0.5, line=12),
+    ]
+    first, second = (await post(endpoint)).json()["citations"]
+    assert first == {
+        "id": "p1",
+        "source": "a.pdf",
+        "text": "x",
+        "score": 0.9,
+        "page": 3,
+        "modified_at": "2026-01-01T00:00:00+00:00",
+    }
+    assert second == {"id": "p2", "source": "b.csv#7", "text": "y", "score": 0.5, "line": 12}
 
 
 async def test_a_streamed_answer_comes_in_pieces_with_citations_in_the_last(endpoint):

@@ -1,0 +1,97 @@
+"""What an index job's documents make, without a word to the store: read, chunked, staged on disk; ids in memory."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tandem.artifacts.job import JobContext
+from tandem.data.quarantine import Fault, check_share, write_quarantine
+from tandem.errors import TandemError
+from tandem.retrieval.indexing import InputFile
+from tandem.retrieval.staging import Stage, Staged, read
+from tandem.specs.index import IndexSpec
+
+# Reading waits for disks and networks; a share other than the chunking's keeps Ray from making one task of both, so
+# that one large file is chunked by many.
+_READER_CPUS = 0.5
+_READ_BLOCKS_PER_CPU = 4
+
+
+@contextmanager
+def staging(context: JobContext) -> Iterator[Path]:
+    """The folder of staged chunks, for as long as the job needs it; what a killed attempt left goes first."""
+    folder = context.dir / "staged"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_and_stage(files: list[InputFile], stage: Stage) -> Any:
+    """Read and chunk all files: a dataset of one row for each block of documents, made while it is iterated."""
+    import ray
+
+    blocks = min(len(files), _READ_BLOCKS_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1))))
+    source = ray.data.from_items([{"file": pickle.dumps(file)} for file in files], override_num_blocks=blocks)
+    documents = source.flat_map(read, num_cpus=_READER_CPUS)
+    return documents.map_batches(stage.__call__, batch_size=None, batch_format="numpy")
+
+
+@dataclass
+class Survey:
+    """What the documents make: ids alone, and where the chunks lie."""
+
+    staged: list[tuple[Path, list[str]]] = field(default_factory=list)
+    wanted: frozenset[str] = frozenset()
+    documents: int = 0
+    faults: int = 0
+    first: Fault | None = None
+
+
+def survey_documents(blocks: Any, files: int, collisions: list[Fault], spec: IndexSpec, context: JobContext) -> Survey:
+    """Go through the blocks, and set aside what can't be used.
+
+    Raises:
+        DataError: Too much can't be used.
+        InputError: A file may not be read.
+        UnreachableError: A file can't be read now. What it held would be deleted, were it passed over.
+    """
+    survey = Survey()
+    unread: list[TandemError] = []
+    wanted: set[str] = set()
+
+    def set_aside(faults: list[Fault]) -> None:
+        write_quarantine(context.quarantine_path, faults)
+        survey.faults += len(faults)
+        survey.first = survey.first or next(iter(faults), None)
+
+    context.progress("read", 0, None, files=files)
+    set_aside(collisions)
+    for row in blocks.iter_rows():
+        block: Staged = pickle.loads(row["staged"])
+        set_aside(block.faults)
+        unread += block.unread
+        survey.documents += block.documents
+        wanted.update(block.ids)
+        if block.ids:
+            survey.staged.append((block.path, block.ids))
+        context.progress("read", survey.documents, None, files=files, chunks=len(wanted))
+    if unread:
+        # The one that a person must mend, else the one that another attempt may.
+        worst = min(unread, key=lambda error: error.exit_status)
+        others = f" (and {len(unread) - 1} of {files} files more)" if len(unread) > 1 else ""
+        raise type(worst)(f"{worst.what}{others}", where=worst.where, remedy=worst.remedy) from worst
+    total = survey.documents + survey.faults
+    where, path = ", ".join(source.uri for source in spec.sources), context.quarantine_path
+    check_share(survey.faults, survey.first, total, spec.max_quarantined, what="documents", where=where, path=path)
+    context.progress("read", total, total, files=files, chunks=len(wanted))
+    survey.wanted = frozenset(wanted)
+    return survey
