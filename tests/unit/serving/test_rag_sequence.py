@@ -121,7 +121,7 @@ def test_a_spec_that_cannot_work_is_refused(changes: dict[str, Any], fault: str)
 
 def test_the_replica_is_the_models(tmp_path: Path) -> None:
     spec = RagSpec.model_validate({**ARGS, "gpus_per_replica": 0})
-    deployment = _language_model(spec, Path("m"), {})._bound_deployment
+    deployment = _language_model(spec, Path("m"), {}, tmp_path)._bound_deployment
     assert deployment.func_or_class is RagSequenceServer or deployment.func_or_class.__name__ == "RagSequenceServer"
     assert RagSequenceSpec.model_validate(deployment.init_args[0]) == spec.engine
 

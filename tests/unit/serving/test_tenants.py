@@ -68,8 +68,11 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
     store.upsert("docs", points)
     retriever, llm = Retriever(store, "docs", Embedder()), Parrot()
 
-    async def search(question: str, how: Any, *, tenant: str | None, filter: Any) -> Any:
-        return retriever.search([question], how, tenant=tenant, filter=filter)[0]
+    async def search(question: str, how: Any, *, tenant: str | None, filter: Any, within_s: float) -> Any:
+        return retriever.search([question], how, tenant=tenant, filter=filter, within_s=within_s)[0]
+
+    async def ready() -> dict[str, str]:
+        return {}
 
     spec = RagSpec.model_validate(
         {
@@ -85,7 +88,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
     service = ChatService(spec, search=search, embed=FakeEmbedder(), generate=llm, count=len)
     keys = folder / "api-keys.json"
     keys.write_text(json.dumps({hashlib.sha256(key.encode()).hexdigest(): tenant for key, tenant in KEYS.items()}))
-    yield create_app(lambda: service, KeyRing(keys), lambda _: None), llm
+    yield create_app(lambda: service, KeyRing(keys), lambda _: None, ready, lambda _: None), llm
     store.close()
 
 
