@@ -129,7 +129,7 @@ def test_the_official_client_gets_an_answer_with_citations(client: openai.OpenAI
     assert len(citations) == 2
     for citation in citations:
         assert citation["text"] in DOCUMENTS[citation["source"]]["text"]
-        assert set(citation) == {"id", "source", "text", "score"}
+        assert set(citation) == {"id", "source", "text", "score", "line", "modified_at"}
 
 
 def test_a_stream_gives_the_same_text(client: openai.OpenAI) -> None:
