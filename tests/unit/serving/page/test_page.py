@@ -177,8 +177,6 @@ def test_on_a_phone_everything_is_within_the_screen(page: str, tmp_path: Path) -
         assert tab.run("document.documentElement.scrollWidth") <= 360
         assert tab.run("document.getElementById('send').getBoundingClientRect().bottom") <= 640
         assert tab.run("document.getElementById('send').getBoundingClientRect().height") >= 40
-        if os.environ.get("TANDEM_PICTURE"):
-            tab.picture(Path("/tmp/phone.png"))
 
 
 APPEND_SLASH = FakePassage(
