@@ -19,6 +19,7 @@ from typing import Any
 
 BATCH_SIZE = 32
 COLLECTION = "benchmark"
+CHUNK = {"tokens": 256, "overlap": 0}  # as many as the embedder reads: a document makes one
 
 
 def bare(setting: dict[str, Any]) -> dict[str, float]:
@@ -52,6 +53,7 @@ def tandem(setting: dict[str, Any]) -> dict[str, float]:
             "kind": "index",
             "name": COLLECTION,
             "sources": [setting["documents"]],
+            "chunk": CHUNK,
             "embedder": {"model": setting["embedder"], "batch_size": BATCH_SIZE},
         }
     )
@@ -132,7 +134,7 @@ def _embedded_texts(setting: dict[str, Any]) -> list[str]:
     return [
         chunk.embedding_text
         for document in read_file(DataFile.local(path), path.name).documents
-        for chunk in chunk_document(document, ChunkSpec(), tokenizer, salt="", tenant=None)
+        for chunk in chunk_document(document, ChunkSpec.model_validate(CHUNK), tokenizer, salt="", tenant=None)
     ]
 
 
