@@ -409,9 +409,9 @@ def test_requests_at_once_are_all_answered(client: openai.OpenAI) -> None:
     assert answers[:3] * 4 == answers
 
 
-@pytest.mark.parametrize("endpoint", ["transformers"], indirect=True)
+@pytest.mark.parametrize("deployed", ["transformers"], indirect=True)
 def test_who_leaves_ends_the_generation_plain_or_streamed_and_a_refusal_stays_out_of_the_logs(
-    endpoint: str, indexed: Cluster, endpoint_models: dict[str, Path]
+    deployed: Deployed, endpoint: str, indexed: Cluster, endpoint_models: dict[str, Path]
 ) -> None:
     """Through proxy, ingress and language model; the model is a stand-in over HTTP, which sees its callers leave."""
     from ray import serve
