@@ -128,6 +128,7 @@ def haproxy_environment(haproxy: Path) -> dict[str, str]:
         # Three deployments in a row: 4-6 ms instead of 15-20 (measured).
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).with_name("tandem-haproxy")),
         # A replica that leaves waits 30 s by default until load balancers elsewhere know; ours hears within 0.1 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         # By default the files lie under /tmp/haproxy-serve, which may be another user's, and the ports are fixed.
