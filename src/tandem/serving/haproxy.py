@@ -31,5 +31,5 @@ def haproxy() -> str:
 
 
 def command(binary: str, arguments: list[str]) -> list[str]:
-    """HAProxy's command line, with Serve's arguments and ours; they come first, since `-sf` takes all that follows it."""
+    """HAProxy's command line: ours first, since Serve's `-sf` takes all that follows it."""
     return [binary, NO_SPLICING, *arguments]
