@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.files import write_whole
-from tandem.errors import InputError, NotFoundError, StoreError, TandemError
+from tandem.errors import NotFoundError, StoreError, TandemError
+from tandem.retrieval import edge_models
 from tandem.retrieval import store as contract
 from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
 from tandem.specs.index import VectorIndexSpec
@@ -58,7 +59,7 @@ class EdgeStore:
         with self._lock:
             folder = self._folder / collection
             if collection in self._shards:
-                check_shape(_shape(folder), wanted, collection, str(folder))
+                contract.check_shape(_shape(folder), wanted, collection, str(folder))
                 return
             if collection in self._aliases:
                 raise contract.name_is_taken(collection, "an alias", str(self._folder))
@@ -66,7 +67,7 @@ class EdgeStore:
             shutil.rmtree(folder, ignore_errors=True)
             (folder / _SHARD).mkdir(parents=True)
             with _translated(self._where(collection)):
-                shard = EdgeShard.create(str(folder / _SHARD), _config(dimension, sparse, vectors))
+                shard = EdgeShard.create(str(folder / _SHARD), edge_models.config(dimension, sparse, vectors))
                 for field in contract.INDEXED_FIELDS:
                     params = KeywordIndexParams(is_tenant=field == TENANT)
                     shard.update(UpdateOperation.create_field_index(field, params))
@@ -149,7 +150,9 @@ class EdgeStore:
         hits: list[list[Hit]] = [[] for _ in queries]
         if asked:
             with _translated(self._where(collection)):
-                answers = shard.query_batch(QueryBatchRequest([_request(queries[number]) for number in asked]))
+                answers = shard.query_batch(
+                    QueryBatchRequest([edge_models.query_request(queries[number]) for number in asked])
+                )
             for number, found in zip(asked, answers, strict=True):
                 plain = [
                     Hit(str(point.id), float(point.score), point.payload or {}, (point.vector or {}).get(DENSE))
@@ -182,7 +185,7 @@ class EdgeStore:
 
         shard = self._shard(collection)
         with _translated(self._where(collection)):
-            return int(shard.count(CountRequest(exact=True, filter=_filter(tenant, filter))))
+            return int(shard.count(CountRequest(exact=True, filter=edge_models.visible(tenant, filter))))
 
     def optimize(self, collection: str) -> None:
         """Build the graph: without it every search looks at every point."""
@@ -246,95 +249,3 @@ def _translated(where: str) -> Iterator[None]:
     # The engine raises plain Exception for everything.
     except Exception as error:
         raise StoreError(str(error), where=where) from error
-
-
-def check_shape(found: dict[str, Any], wanted: dict[str, Any], collection: str, where: str) -> None:
-    """Refuse to write vectors of one shape into a collection of another.
-
-    Raises:
-        InputError: The shapes differ.
-    """
-    if found != wanted:
-        has, needs = (
-            f"{s['dimension']} dimensions {'and' if s['sparse'] else 'without'} sparse (distance: {s['distance']})"
-            for s in (found, wanted)
-        )
-        raise InputError(
-            f"the collection {collection!r} has vectors of {has}, not of {needs}",
-            where=where,
-            remedy="give another `collection`, or the embedder, `sparse` and `distance` that made it",
-        )
-
-
-def _config(dimension: int, sparse: bool, vectors: VectorIndexSpec) -> Any:
-    from qdrant_edge import (
-        Distance,
-        EdgeConfig,
-        EdgeSparseVectorParams,
-        EdgeVectorParams,
-        HnswIndexConfig,
-        Modifier,
-        ScalarQuantizationConfig,
-        ScalarType,
-    )
-
-    distance = Distance.Dot if vectors.distance == "dot" else Distance.Cosine
-    return EdgeConfig(
-        vectors={DENSE: EdgeVectorParams(size=dimension, distance=distance)},
-        sparse_vectors={SPARSE: EdgeSparseVectorParams(modifier=Modifier.Idf)} if sparse else None,
-        hnsw_config=HnswIndexConfig(m=vectors.m, ef_construct=vectors.ef_construct, full_scan_threshold=10_000),
-        quantization_config=ScalarQuantizationConfig(ScalarType.Int8, always_ram=True)
-        if vectors.quantization
-        else None,
-    )
-
-
-def _request(query: Query) -> Any:
-    from qdrant_edge import Fusion, Prefetch, QueryRequest, SearchParams
-    from qdrant_edge import Query as EdgeQuery
-    from qdrant_edge import SparseVector as EdgeSparse
-
-    visible = _filter(query.tenant, query.filter)
-    limit = query.top_k + contract.TIE_MARGIN
-    nearest: dict[str, Any] = {}
-    for branch in contract.branches(query):
-        if branch == DENSE:
-            nearest[DENSE] = EdgeQuery.Nearest(query.vector, using=DENSE)
-        elif query.sparse is not None:
-            terms = EdgeSparse(query.sparse.indices, query.sparse.values)
-            nearest[SPARSE] = EdgeQuery.Nearest(terms, using=SPARSE)
-    params = SearchParams(hnsw_ef=query.ef or contract.HNSW_EF, exact=query.exact)
-    answer: dict[str, Any] = {
-        "limit": limit,
-        "filter": visible,
-        "with_payload": True,
-        "with_vector": [DENSE] if query.with_vectors else False,
-    }
-    if len(nearest) == 1:
-        ((name, only),) = nearest.items()
-        return QueryRequest(query=only, params=params if name == DENSE else None, **answer)
-    # The filter stands on every branch: a fusion must never see another tenant's point, not even as a candidate.
-    prefetches = [
-        Prefetch(
-            limit=contract.prefetch_limit(query.top_k),
-            query=branch,
-            filter=visible,
-            params=params if name == DENSE else None,
-        )
-        for name, branch in nearest.items()
-    ]
-    fusion: Any = Fusion.Rrf(k=contract.RRF_K)  # the stubs don't know that it is a Fusion
-    return QueryRequest(query=fusion, prefetches=prefetches, **answer)
-
-
-def _filter(tenant: str | None, fields: Filter | None) -> Any:
-    from qdrant_edge import FieldCondition, IsEmptyCondition, MatchAny, MatchValue
-    from qdrant_edge import Filter as EdgeFilter
-
-    must: list[Any] = []
-    if tenant is not None:
-        own = FieldCondition(TENANT, MatchValue(tenant))
-        must.append(EdgeFilter(should=[own, IsEmptyCondition(TENANT)]))
-    for key, value in contract.conditions(fields):
-        must.append(FieldCondition(key, MatchAny(value) if isinstance(value, list) else MatchValue(value)))
-    return EdgeFilter(must=must) if must else None

@@ -8,9 +8,8 @@ from typing import Any
 
 from tandem.errors import StoreError, TandemError
 from tandem.retrieval import store as contract
-from tandem.retrieval.embedded import check_shape
 from tandem.retrieval.qdrant_line import NOT_FOUND, QdrantLine
-from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
+from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record, check_shape
 from tandem.specs.index import VectorIndexSpec
 
 _STATUS_EVERY_S = 0.5

@@ -260,3 +260,21 @@ def no_such_collection(collection: str, known: Sequence[str], where: str) -> Not
     """The error that every store raises for a name that it doesn't have; `known` are aliases and collections."""
     remedy = f"there are: {', '.join(known)}" if known else "no index job has made one yet"
     return NotFoundError(f"no collection {collection!r}", where=where, remedy=remedy)
+
+
+def check_shape(found: dict[str, Any], wanted: dict[str, Any], collection: str, where: str) -> None:
+    """Refuse to write vectors of one shape into a collection of another.
+
+    Raises:
+        InputError: The shapes differ.
+    """
+    if found != wanted:
+        has, needs = (
+            f"{s['dimension']} dimensions {'and' if s['sparse'] else 'without'} sparse (distance: {s['distance']})"
+            for s in (found, wanted)
+        )
+        raise InputError(
+            f"the collection {collection!r} has vectors of {has}, not of {needs}",
+            where=where,
+            remedy="give another `collection`, or the embedder, `sparse` and `distance` that made it",
+        )
