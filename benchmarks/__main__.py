@@ -14,6 +14,7 @@ from benchmarks import (
     launcher,
     memory,
     overhead,
+    queue,
     retrieval,
     training,
 )
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "checkpoints": checkpoints.run,
     "training": training.run,
     "launcher": launcher.run,
+    "queue": queue.run,
 }
 
 

@@ -11,6 +11,7 @@
     ├── JobFailedError          1  a job that ended in FAILED or STOPPED
     ├── OutOfMemoryError        1  a worker needed more memory than there is
     ├── WorkerLostError         1  a worker went away, or the machine under it
+    ├── PreemptedError          1  a job stepped aside for one of higher priority, and goes on later
     ├── StoreError              1  the vector store refused or lost an operation
     └── UnreachableError        3  the cluster, server or endpoint can't be reached
         └── AuthError           3  it was reached, and refused our token
@@ -105,6 +106,10 @@ class OutOfMemoryError(TandemError):
 
 class WorkerLostError(TandemError):
     """A worker went away, or the machine under it."""
+
+
+class PreemptedError(TandemError):
+    """A job stepped aside for one of higher priority; it goes on later."""
 
 
 class StoreError(TandemError):

@@ -23,7 +23,7 @@ from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
 from tandem.errors import DataError, DivergedError, InputError, ModelError, WorkerLostError
-from tandem.orchestrator.states import RETRYABLE, Observation, Reason, ending
+from tandem.orchestrator.states import RETRIES, Observation, Reason, ending
 from tandem.runner.__main__ import cause
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import job, metrics
@@ -250,7 +250,7 @@ def test_a_worker_that_dies_when_none_is_restarted_ends_the_attempt_and_not_the_
     assert killed
     root = cause(caught.value)
     _, reason, _ = ending(Observation("FAILED", exit_code=1, error={"type": type(root).__name__, "what": str(root)}))
-    assert (reason, RETRYABLE[reason]) == (Reason.NODE_LOST, True)
+    assert (reason, RETRIES[reason] is not None) == (Reason.NODE_LOST, True)
 
 
 @pytest.mark.parametrize("packing", [True, False])

@@ -60,6 +60,7 @@ for _case, _direction in OTHER_WORKERS:
 INTERRUPTS |= {folder: [CHANCE.randint(5, 6)] for folder in BROKEN}  # after the checkpoints of steps 2 and 4
 TOLD = CHANCE.randrange(1, STEPS - 1, EVERY)  # where no checkpoint is due
 INTERRUPTS["told"] = [TOLD + 1]
+INTERRUPTS["aside"] = [STEPS + 1]  # it ends by itself
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +107,7 @@ def write_odd(folder: Path, *, beside: Path) -> None:
 def item(root: Path, folder: str, case: str = "lora zero2 fp32", **fields: Any) -> dict[str, Any]:
     (root / folder).mkdir(exist_ok=True)
     method, stage, precision, *other = case.split()
-    how = {"interrupts": [], "unfinished": False, "told": STEPS + 1, "torn": False}
+    how = {"interrupts": [], "unfinished": False, "told": STEPS + 1, "aside": False, "torn": False}
     how |= {key: fields.pop(key) for key in how if key in fields}
     schedule = {"max_steps": STEPS, "learning_rate": 0.01, "batch_size": 8, "micro_batch_size": 2, "epochs": 100}
     spec = {
@@ -173,6 +174,7 @@ def on_two_workers(root: Path) -> Path:
     runs += [begun(root, f"{case} {way}", case, unfinished=True) for case, way in OTHER_WORKERS if way == "2to1"]
     runs += [begun(root, folder, unfinished=True) for folder in BROKEN]
     runs.append(begun(root, "told", told=TOLD))
+    runs.append(begun(root, "aside", told=TOLD, aside=True))
     runs.append(item(root, "torn", torn=True))
     runs.append(item(root / "odd", "run"))
     # The learning rate rises until the loss does.
@@ -253,10 +255,13 @@ def test_broken_checkpoints_are_skipped_and_named_and_cost_steps_alone(
     assert curve(on_two_again, folder) == curve(on_two_again, "lora zero2 fp32 whole")
 
 
-def test_told_that_a_machine_goes_away_it_saves_at_once(on_two_workers: Path) -> None:
-    starts = metrics.starts(metrics.read(on_two_workers / "told" / "metrics.jsonl"))
+@pytest.mark.parametrize("folder", ["told", "aside"])
+def test_told_that_a_machine_goes_away_or_that_it_must_step_aside_it_saves_at_once(
+    on_two_workers: Path, folder: str
+) -> None:
+    starts = metrics.starts(metrics.read(on_two_workers / folder / "metrics.jsonl"))
     assert [start["started_at_step"] for start in starts] == [0, TOLD]
-    assert curve(on_two_workers, "told") == curve(on_two_workers, "lora zero2 fp32 whole")
+    assert curve(on_two_workers, folder) == curve(on_two_workers, "lora zero2 fp32 whole")
 
 
 def test_a_checkpoint_that_never_left_the_machine_leaves_nothing_there(on_two_workers: Path) -> None:

@@ -1,11 +1,11 @@
 """Several training runs by one group of workers without Ray: `torchrun … training_group.py RUNS`.
 
 RUNS is a JSON file: a list of ``{"folder", "spec", "interrupts": [steps, …], "unfinished": bool, "told": steps,
-"torn": bool}``. Each run is begun once per interrupt, which ends it after so many steps as a kill would, and then once
-more to its end, unless it is to be left unfinished; where a loss is no number, why it ended is in the file
-``diverged``. After `told` steps it hears that a machine goes away. A torn run is begun once more at first, and ends
-when its first checkpoint is written and not yet stored. A folder holds what earlier groups left in it; train-examples
-and eval-examples lie beside it.
+"aside": bool, "torn": bool}``. Each run is begun once per interrupt, which ends it after so many steps as a kill would,
+and then once more to its end, unless it is to be left unfinished; where a loss is no number, why it ended is in the
+file ``diverged``. After `told` steps it hears that a machine goes away, or that it must step aside. A torn run is begun
+once more at first, and ends when its first checkpoint is written and not yet stored. A folder holds what earlier groups
+left in it; train-examples and eval-examples lie beside it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tandem.config.machine import cores
-from tandem.errors import DivergedError
+from tandem.errors import DivergedError, PreemptedError
 from tandem.specs.finetune import FinetuneSpec
-from tandem.training.group import Store, TorchrunGroup
+from tandem.training.group import Notice, Store, TorchrunGroup
 from tandem.training.loop_config import LoopConfig
 from tandem.training.metrics import Record
 from tandem.training.schedule import total_steps
@@ -40,10 +40,11 @@ class InterruptedGroup(TorchrunGroup):
     goes away takes with it what is on its way.
     """
 
-    def __init__(self, steps: int, told: int) -> None:
+    def __init__(self, steps: int, told: int, notice: Notice) -> None:
         super().__init__()
         self._left = steps
         self._told = told
+        self._notice = notice
         self._on_its_way: Store | None = None
 
     def report(self, record: Record, target: Path, store: Store) -> None:
@@ -58,13 +59,13 @@ class InterruptedGroup(TorchrunGroup):
             self._on_its_way()
             self._on_its_way = None
 
-    def leaving(self) -> bool:
+    def notice(self) -> Notice:
         self._left -= 1
         self._told -= 1
         if not self._left:
             super().wait()  # a thread of this process can't be killed: it would meet its successor
             raise Interrupted
-        return self._told <= 0
+        return self._notice if self._told <= 0 else Notice.NONE
 
 
 class TornGroup(TorchrunGroup):
@@ -91,14 +92,17 @@ def loop_config(folder: Path, spec: FinetuneSpec) -> LoopConfig:
     )
 
 
-def run(folder: Path, spec: dict[str, Any], interrupts: list[int], unfinished: bool, told: int, torn: bool) -> None:
+def run(
+    folder: Path, spec: dict[str, Any], interrupts: list[int], unfinished: bool, told: int, aside: bool, torn: bool
+) -> None:
     config = loop_config(folder, FinetuneSpec.model_validate(spec))
     groups: list[Callable[[], TorchrunGroup]] = [TornGroup] if torn else []
-    groups += [partial(InterruptedGroup, steps, told) for steps in interrupts]
+    notice = Notice.STEP_ASIDE if aside else Notice.MACHINE_LEAVES
+    groups += [partial(InterruptedGroup, steps, told, notice) for steps in interrupts]
     for group in groups:
         try:
             begin(config, group())
-        except Interrupted:
+        except (Interrupted, PreemptedError):
             continue
         raise AssertionError("it ended before it was interrupted")
     if not unfinished:

@@ -11,7 +11,9 @@ from tandem.config.cluster import Cluster
 from tandem.orchestrator.controller import Policy
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.fake_ray import FakeRayJobs
-from tandem.orchestrator.records import Job, Records
+from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.scheduler import Rules
 from tandem.specs import IndexSpec
 
 
@@ -23,12 +25,13 @@ class World:
     records: Records
     ray: FakeRayJobs = field(default_factory=FakeRayJobs)
     now: float = 1_000_000.0
-    policy: Policy = field(default_factory=lambda: Policy(retry=True, max_attempts=3))
+    policy: Policy = field(default_factory=lambda: Policy(retry=True, max_attempts=5))
+    rules: Rules = field(default_factory=lambda: Rules({}, {}, passing_s=600, grace_s=300, shared_cpus=4))
     orchestrator: Orchestrator = field(init=False)
 
     def __post_init__(self) -> None:
         self.orchestrator = Orchestrator(
-            self.records, self.ray, self.cluster, self.policy, job_cpus=4, clock=lambda: self.now
+            self.records, self.ray, self.cluster, self.policy, self.rules, clock=lambda: self.now
         )
 
     def restart(self) -> None:

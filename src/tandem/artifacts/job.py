@@ -1,4 +1,4 @@
-"""A job's own folder: what a job knows of itself, and how it says how far it is."""
+"""A job's own folder: what a job knows of itself, how it says how far it is, and how it hears that it must go."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from tandem.config.cluster import Cluster
 from tandem.config.files import write_whole
 
 PRINT_EVERY_S = 1.0
+# The phase in which a job waits for its workers: until it names another one it hasn't begun, or not begun again.
+WORKERS_PHASE = "workers"
+# Files in a job's folder.
+WORKERS_LOST = "workers-lost"  # there are none, as in that phase, whatever it said last: others have yet to start
+STEP_ASIDE = "step-aside"  # it shall save what it has and end, and will go on later
 
 _last_line: dict[Path, tuple[str, float]] = {}
 
@@ -38,6 +43,11 @@ class JobContext:
     def quarantine_path(self) -> Path:
         """Where unusable rows and documents are set aside, with their reasons."""
         return self.dir / "quarantine.jsonl"
+
+    @property
+    def must_step_aside(self) -> bool:
+        """Whether it shall save what it has and end, so that a job of higher priority can start."""
+        return (self.dir / STEP_ASIDE).exists()
 
     def artifact_dir(self) -> Path:
         """``STORAGE/artifacts/NAME/ID``, made if it isn't there."""

@@ -11,7 +11,7 @@ from tandem.cli.output import is_terminal, note, print_json, print_table
 from tandem.cli.spec_commands import Json, Overrides
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its name for the latest of that name.")]
-PS_FIELDS = ("id", "name", "kind", "state", "reason", "created_at", "ended_at")
+PS_FIELDS = ("id", "name", "kind", "state", "reason", "created_at", "ended_at", "waits")
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +58,7 @@ def ps(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the latest so many.")] = None,
     json: Json = False,
 ) -> None:
-    """List jobs in the order of their submission."""
+    """List jobs in the order of their submission, with why they wait."""
     from tandem.cli.client import Client
 
     jobs = Client.connect().jobs(state=[word.upper() for word in state or []], name=name, limit=limit)
@@ -69,7 +69,7 @@ def ps(
 
 
 def show(job_id: JobId, json: Json = False) -> None:
-    """Show a job: its state and why, every change, how far it is, where its files lie."""
+    """Show a job: its state and why, what it waits for, every change, how far it is, where its files lie."""
     from tandem.cli.client import Client
     from tandem.cli.follow import progress_text
 
@@ -79,7 +79,10 @@ def show(job_id: JobId, json: Json = False) -> None:
     if json:
         print_json({**job, "progress": progress})
         return
-    fields = ("id", "kind", "state", "reason", "message", "attempt", "created_at", "started_at", "ended_at", "dir")
+    fields = (
+        *("id", "kind", "state", "waits", "reason", "message", "attempt", "project", "priority"),
+        *("created_at", "started_at", "ended_at", "dir"),
+    )
     rows: list[list[Any]] = [[field, job[field]] for field in fields if job[field] not in (None, "")]
     if progress:
         rows.append(["progress", progress_text(progress)])

@@ -12,6 +12,7 @@ from tandem.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from tandem.errors import SpecError
+    from tandem.orchestrator.ray_jobs import Machine
     from tandem.specs import Spec
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -128,11 +129,12 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
 
     data = spec.canonical()
     facts: dict[str, Any] = {"kind": data["kind"], "name": data["name"]}
+    problems: list[str] = []
     if data["kind"] in JOB_KINDS:
         from tandem.cli.client import Client
         from tandem.errors import NotFoundError, UnreachableError
         from tandem.orchestrator.identity import job_id
-        from tandem.orchestrator.resources import cpus_needed
+        from tandem.orchestrator.resources import demand, says
 
         facts["id"] = job_id(data["kind"], data["name"], data)
         try:
@@ -141,31 +143,37 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
             facts["state now"] = "new"
         except UnreachableError as error:
             facts["state now"] = f"unknown: {error.what}"
-        facts["cpus"] = cpus_needed(data)
+        machines = _machines()
+        needs = demand(data, gpus=bool(machines and any(machine.gpus for machine in machines))).needs
+        facts["cpus"] = needs["CPU"]
+        facts["needs"] = says(needs)
         facts["makes"] = f"artifact:{data['name']}@{facts['id']}"
-    problems: list[str] = []
-    if data["kind"] == "finetune":
-        facts |= _memory(spec)
-        problems += _length(spec)
+        if data["kind"] == "finetune":
+            facts |= _memory(spec, machines)
+            problems += _length(spec)
     facts["inputs"] = [value for _, value in inputs(data)]
     facts["problems"] = [*(str(fault) for fault in missing_inputs(data, where=data["kind"])), *problems]
     facts["spec"] = data
     return facts
 
 
-def _memory(spec: Spec) -> dict[str, str]:
+def _machines() -> list[Machine] | None:
     from tandem.cli.client import Client
-    from tandem.cli.memory import plan_memory
-    from tandem.config.cluster import storage_path
     from tandem.errors import UnreachableError
     from tandem.orchestrator.ray_jobs import HttpRayJobs
+
+    try:
+        return HttpRayJobs(Client.connect().cluster).machines()
+    except UnreachableError:
+        return None
+
+
+def _memory(spec: Spec, machines: list[Machine] | None) -> dict[str, str]:
+    from tandem.cli.memory import plan_memory
+    from tandem.config.cluster import storage_path
     from tandem.specs import FinetuneSpec
 
     assert isinstance(spec, FinetuneSpec)
-    try:
-        machines = HttpRayJobs(Client.connect().cluster).machines()
-    except UnreachableError:
-        machines = None
     return plan_memory(spec, storage_path(), machines)
 
 

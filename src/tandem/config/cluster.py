@@ -38,6 +38,7 @@ class Cluster:
         api_key_file: The key with which this client calls the server and the endpoint.
         local: Started here, so that `tandem down` may stop it.
         pids: Processes that `tandem up` started, by name.
+        grows_to: What it may come to have by Ray's autoscaler, by resource; empty where it doesn't grow.
     """
 
     storage: Path
@@ -53,6 +54,7 @@ class Cluster:
     ray_token_file: Path | None = None
     local: bool = True
     pids: dict[str, int] = field(default_factory=dict)
+    grows_to: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, storage: Path | None = None) -> Cluster:

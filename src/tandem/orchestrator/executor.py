@@ -6,17 +6,33 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import AuthError, TandemError, UnreachableError
-from tandem.orchestrator.controller import Acknowledge, Action, Capacity, Change, Policy, Start, Stop, Submit, decide
+from tandem.orchestrator.actions import (
+    Acknowledge,
+    Action,
+    AskAside,
+    Change,
+    End,
+    NoteFirst,
+    NoteStart,
+    Start,
+    Stop,
+    Submit,
+)
+from tandem.orchestrator.admission import refusal
+from tandem.orchestrator.controller import Policy, decide
 from tandem.orchestrator.job_files import JobFiles
+from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.ray_jobs import RayJobs
-from tandem.orchestrator.records import Job, Records
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.resources import Room, offered
+from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import Observation, Reason, State
 
 logger = logging.getLogger(__name__)
@@ -34,7 +50,7 @@ class Orchestrator:
         ray: Ray's jobs.
         cluster: Where jobs run.
         policy: What is tried again.
-        job_cpus: Logical CPUs that jobs may hold at once; None: all that the cluster has.
+        rules: How the line goes.
         clock: Seconds since the epoch.
     """
 
@@ -44,23 +60,50 @@ class Orchestrator:
         ray: RayJobs,
         cluster: Cluster,
         policy: Policy,
+        rules: Rules,
         *,
-        job_cpus: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._records = records
         self._ray = ray
         self._cluster = cluster
         self._policy = policy
-        self._job_cpus = job_cpus
+        self._rules = rules
         self._clock = clock
         self._copied_at: dict[str, float] = {}
         self.ray_reachable = False
         self._problem = ""
+        self._room: Room | None = None
+        self._looked = False
+        self._waits: Mapping[str, str] = {}
 
     def files(self, job_id: str) -> JobFiles:
         """The folder of a job."""
         return JobFiles(self._cluster.storage / "jobs" / job_id)
+
+    def waits(self, job_id: str) -> str | None:
+        """Why a job didn't work yet when it was last looked at; None if it did, or wasn't looked at."""
+        return self._waits.get(job_id)
+
+    def judge(self, spec: Mapping[str, Any]) -> bool:
+        """Refuse a job that could never start.
+
+        Args:
+            spec: Canonical.
+
+        Returns:
+            Whether it was found that it could; False where Ray can't be asked, and it is found out later.
+
+        Raises:
+            SpecError: What it asks for, and what there is.
+        """
+        room = self._room if self._looked else self._look()
+        if room is None:
+            return False
+        refused = refusal(spec, room, self._rules)
+        if refused is not None:
+            raise refused
+        return True
 
     def step(self) -> list[Action]:
         """One turn: look, decide, act.
@@ -69,41 +112,55 @@ class Orchestrator:
             What was decided.
         """
         jobs = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
-        cpus = self._cpus()
+        self._room = room = self._look()
+        self._looked = True
         seen: dict[str, Observation] = {}
         if self.ray_reachable:
             for job in jobs:
                 if job.state.active:
                     seen[job.id] = self._observe(job)
-                    self._copy_log(job, final=seen[job.id].status not in ("PENDING", "RUNNING"))
-        capacity = Capacity(cpus, self._job_cpus if self._job_cpus is not None else cpus or 0.0)
-        actions = decide(jobs, seen, capacity, self._policy, self._clock())
+                    self._copy_log(job, final=not seen[job.id].lives)
+        turn = decide(jobs, seen, room, self._policy, self._rules, self._clock())
+        self._waits = turn.waits
         known = {job.id: job for job in jobs}
-        for action in actions:
+        for action in turn.actions:
             try:
                 self._do(action, known[action.job_id])
             except UnreachableError as error:
                 # The next turn sees for itself what came of it.
                 logger.warning("%s: %s", action.job_id, error)
-        return actions
+        return turn.actions
 
-    def _cpus(self) -> float | None:
+    def _look(self) -> Room | None:
+        """What the cluster has; None where Ray doesn't answer."""
         problem = ""
         try:
-            cpus = self._ray.cpus()
+            found = self._ray.machines()
         except AuthError as error:
-            cpus, problem = None, str(error)
-        reachable = cpus is not None
+            found, problem = None, str(error)
+        reachable = found is not None
         if reachable != self.ray_reachable or problem != self._problem:
             logger.info("Ray %s", "answers" if reachable else problem or "doesn't answer")
         self.ray_reachable, self._problem = reachable, problem
-        return cpus
+        if found is None:
+            return None
+        machines = tuple(offered(machine.resources) for machine in found)
+        before = self._room
+        return Room(
+            machines=machines,
+            grows_to=self._cluster.grows_to,
+            reserved=self._rules.reserved,
+            shared={} if self._rules.shared_cpus is None else {"CPU": self._rules.shared_cpus},
+            since=before.since if before is not None and before.machines == machines else self._clock(),
+        )
 
     def _observe(self, job: Job) -> Observation:
         seen = self._ray.observe(job.submission_id)
-        if seen.status in ("PENDING", "RUNNING", "UNREACHABLE"):
-            return seen
         files = self.files(job.id)
+        if seen.lives:
+            return replace(seen, phase=files.phase())
+        if seen.status == "UNREACHABLE":
+            return seen
         return replace(seen, error=files.error(), has_result=files.result() is not None)
 
     def _do(self, action: Action, job: Job) -> None:
@@ -114,6 +171,15 @@ class Orchestrator:
                 self._submit(job)
             case Acknowledge(identifier):
                 self._records.acknowledge(identifier)
+            case NoteStart(identifier, starting):
+                self._records.note_start(identifier, starting=starting)
+            case NoteFirst(identifier):
+                self._records.note_first(identifier)
+            case End(identifier, reason, message):
+                self._records.ask_end(identifier, reason, message)
+                logger.info("%s: must end (%s) %s", identifier, reason, message)
+            case AskAside(identifier):
+                self.files(identifier).ask_aside()
             case Stop():
                 self._ray.stop(job.submission_id)
             case Change(identifier, state, reason, message, not_before, exit_code):
@@ -128,7 +194,7 @@ class Orchestrator:
                 job.submission_id,
                 entrypoint(self._cluster, files.path),
                 job_environment(self._cluster),
-                {"name": job.name, "kind": job.kind, "job": job.id},
+                {"name": job.name, "kind": job.kind, "job": job.id, "project": job.queue.project},
             )
         except UnreachableError:
             raise
@@ -165,8 +231,8 @@ def job_environment(cluster: Cluster) -> dict[str, str]:
     return cluster.ray_env() if cluster.local else {STORAGE_VARIABLE: str(cluster.storage)}
 
 
-def describe(job: Job, files: JobFiles) -> dict[str, Any]:
-    """A job as the API shows it; times are ISO 8601 in UTC."""
+def describe(job: Job, files: JobFiles, waits: str | None) -> dict[str, Any]:
+    """A job as the API shows it, and why it waits; times are ISO 8601 in UTC."""
     return {
         "id": job.id,
         "name": job.name,
@@ -175,6 +241,9 @@ def describe(job: Job, files: JobFiles) -> dict[str, Any]:
         "reason": str(job.reason),
         "message": job.message,
         "attempt": job.attempt,
+        "project": job.queue.project,
+        "priority": job.queue.priority,
+        "waits": waits,
         "stop_requested": job.stop_requested,
         "created_at": _iso(job.created_at),
         "started_at": _iso(job.started_at),

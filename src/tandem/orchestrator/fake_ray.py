@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tandem.errors import UnreachableError
+from tandem.orchestrator.ray_jobs import Machine, machine_of
 from tandem.orchestrator.states import Observation
 
 
@@ -15,13 +16,13 @@ class FakeRayJobs:
 
     Attributes:
         down: Nothing answers while it is True.
-        total_cpus: What `cpus` says.
+        nodes: What each has, by Ray's names.
         entrypoints: Of every accepted submission, in order.
         submit_calls: Every submission id that was handed in, accepted or not.
     """
 
     down: bool = False
-    total_cpus: float = 4.0
+    nodes: list[dict[str, float]] = field(default_factory=lambda: [{"CPU": 4.0}])
     entrypoints: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -66,9 +67,9 @@ class FakeRayJobs:
         """See `RayJobs.logs`."""
         return None if self.down else self.printed.get(submission_id, "")
 
-    def cpus(self) -> float | None:
-        """See `RayJobs.cpus`."""
-        return None if self.down else self.total_cpus
+    def machines(self) -> list[Machine] | None:
+        """See `RayJobs.machines`."""
+        return None if self.down else [machine_of({"raylet": {"resourcesTotal": node}}) for node in self.nodes]
 
     def _check(self) -> None:
         if self.down:

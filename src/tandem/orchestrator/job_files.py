@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.artifacts.job import STEP_ASIDE, WORKERS_LOST, WORKERS_PHASE
 from tandem.config.files import write_whole
 
 LOG_CHUNK_BYTES = 1_000_000
@@ -22,7 +23,7 @@ class JobFiles:
     def prepare(self, spec: Mapping[str, Any]) -> None:
         """Make the folder ready for an attempt: the spec in, what an earlier attempt left out of the way."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in ("error.json", "result.json", "progress.json"):
+        for name in ("error.json", "result.json", "progress.json", STEP_ASIDE, WORKERS_LOST):
             (self.path / name).unlink(missing_ok=True)
         write_whole(self.path / "spec.json", json.dumps(spec, indent=2, ensure_ascii=False) + "\n")
 
@@ -37,6 +38,17 @@ class JobFiles:
     def progress(self) -> dict[str, Any] | None:
         """How far the job says that it is, or None before it has said anything."""
         return _read(self.path / "progress.json")
+
+    def phase(self) -> str | None:
+        """What the job last said that it does, or that its workers are gone; None before it has said anything."""
+        if (self.path / WORKERS_LOST).exists():
+            return WORKERS_PHASE
+        said = self.progress()
+        return str(said["phase"]) if said and "phase" in said else None
+
+    def ask_aside(self) -> None:
+        """Ask the job to save what it has and end."""
+        (self.path / STEP_ASIDE).touch()
 
     def log_bytes(self, attempt: int) -> int:
         """The length of an attempt's copied log."""

@@ -20,7 +20,6 @@ import httpx
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster, storage_path
 from tandem.config.machine import cores
 from tandem.errors import AuthError, InputError, TandemError, UnreachableError
-from tandem.orchestrator.controller import Policy
 from tandem.orchestrator.deploy import APPLICATIONS
 from tandem.orchestrator.processes import end, free_port, marked, port_in_use
 from tandem.orchestrator.ray_head import start_head
@@ -111,9 +110,8 @@ def up(spec: ClusterSpec, *, say: Say = lambda _: None) -> Up:
             _check_remote(cluster)
         if "server" in started:
             say("starting the Tandem server")
-            policy = Policy(retry=spec.retry == "infrastructure", max_attempts=spec.max_attempts)
-            settings = ServerSettings(cluster, policy, float(spec.cpus or cores()) if local else None)
-            cluster = replace(cluster, pids={**cluster.pids, "server": start_server(settings, marks.server)})
+            pid = start_server(ServerSettings.of(spec, cluster), marks.server)
+            cluster = replace(cluster, pids={**cluster.pids, "server": pid})
         cluster.save()
     except BaseException:
         # Nothing half up is left behind, whatever stopped us, Ctrl-C included.
@@ -210,6 +208,7 @@ def _plan(spec: ClusterSpec, storage: Path) -> Cluster:
         ray_token_file=token,
         api_key_file=storage / "api-key",
         local=local,
+        grows_to=spec.grows_to,
     )
 
 

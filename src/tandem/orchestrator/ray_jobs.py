@@ -7,7 +7,7 @@ override its address, so the documented REST calls behind it are made directly, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,12 +30,14 @@ class Machine:
         gpus: The same.
         memory: Of the machine, in bytes; 0 where it isn't said.
         gpu_memory: Of its smallest GPU, in bytes; 0 where it isn't said.
+        resources: All that Ray says it has, by Ray's names.
     """
 
     cpus: float
     gpus: float
     memory: int
     gpu_memory: int
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 def machine_of(node: Mapping[str, Any]) -> Machine:
@@ -48,6 +50,7 @@ def machine_of(node: Mapping[str, Any]) -> Machine:
         gpus=float(resources.get("GPU", 0.0)),
         memory=int(memory[0]),
         gpu_memory=int(min(gpus, default=0)) * 2**20,  # the dashboard counts it in MiB
+        resources={name: float(amount) for name, amount in resources.items()},
     )
 
 
@@ -75,8 +78,8 @@ class RayJobs(Protocol):
     def logs(self, submission_id: str) -> str | None:
         """All that the driver has printed so far, or None where Ray can't say."""
 
-    def cpus(self) -> float | None:
-        """Logical CPUs of all nodes that live, or None where Ray doesn't answer.
+    def machines(self) -> list[Machine] | None:
+        """All nodes that live, or None where Ray doesn't answer.
 
         Raises:
             AuthError: It answers, and refuses our token.
@@ -147,16 +150,12 @@ class HttpRayJobs:
         return str(response.json()["logs"]) if response.is_success else None
 
     def cpus(self) -> float | None:
-        """See `RayJobs.cpus`."""
+        """Logical CPUs of all nodes that live, or None where Ray doesn't answer."""
         machines = self.machines()
         return None if machines is None else sum(machine.cpus for machine in machines)
 
     def machines(self) -> list[Machine] | None:
-        """All nodes that live, or None where Ray doesn't answer.
-
-        Raises:
-            AuthError: It answers, and refuses our token.
-        """
+        """See `RayJobs.machines`."""
         try:
             response = self.call("GET", "/nodes", params={"view": "summary"})
         except AuthError:

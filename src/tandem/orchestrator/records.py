@@ -9,46 +9,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import create_engine, event, select
-from sqlalchemy.engine import Engine
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tandem.errors import NotFoundError, TandemError
+from tandem.orchestrator.database import open_database
 from tandem.orchestrator.identity import again_id, job_id, same_identity
+from tandem.orchestrator.jobs import Attempt, Job, queue_of
 from tandem.orchestrator.states import NEXT, Reason, State
 from tandem.orchestrator.tables import AttemptRow, Base, EventRow, JobRow
+from tandem.specs import QueueSpec
 
-BUSY_TIMEOUT_S = 15
 SUBMIT_TRIES = 20
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job's record, as the rest of the program sees it."""
-
-    id: str
-    name: str
-    kind: str
-    spec: dict[str, Any]
-    state: State
-    reason: Reason
-    message: str
-    attempt: int
-    acknowledged: bool
-    stop_requested: bool
-    not_before: float
-    created_at: float
-    started_at: float | None
-    ended_at: float | None
-
-    @property
-    def submission_id(self) -> str:
-        """The id under which Ray knows the current attempt; the same however often it is asked for."""
-        return f"{self.id}.{self.attempt}"
 
 
 class Records:
@@ -60,7 +36,7 @@ class Records:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._engine = _engine(url)
+        self._engine = open_database(url)
         self._clock = clock
         Base.metadata.create_all(self._engine)
 
@@ -68,45 +44,59 @@ class Records:
         """Give up the connections."""
         self._engine.dispose()
 
-    def submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False) -> tuple[Job, bool]:
+    def submit(
+        self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False, judged: bool = False
+    ) -> tuple[Job, bool]:
         """Queue a job, or find the latest one that this name and spec already have.
+
+        One that still waits is queued from now on as this spec says: its priority, project and deadlines are the
+        latest submission's.
 
         Args:
             kind: The spec's kind.
             name: The job's name.
             spec: The canonical spec.
             again: Queue another one, with a number behind its id, if there is one already.
+            judged: Whether it was found to fit the cluster.
 
         Returns:
             The job, and whether it is new.
         """
         for _ in range(SUBMIT_TRIES):
             try:
-                return self._submit(kind, name, spec, again=again)
+                return self._submit(kind, name, spec, again=again, judged=judged)
             except IntegrityError:
                 # Somebody else took this id between our look and our write: look again.
                 continue
         raise TandemError(f"job {name}: too many submissions at the same time", remedy="submit it again")
 
-    def _submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool) -> tuple[Job, bool]:
+    def known(self, kind: str, name: str, spec: dict[str, Any]) -> bool:
+        """Whether a job of this name and spec was submitted before, however it was queued."""
+        with Session(self._engine) as session:
+            return bool(_same(session, name, job_id(kind, name, spec)))
+
+    def _submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool, judged: bool) -> tuple[Job, bool]:
         identifier = job_id(kind, name, spec)
         with Session(self._engine) as session, session.begin():
-            named = session.scalars(select(JobRow).where(JobRow.name == name).order_by(JobRow.seq)).all()
-            same = [row for row in named if same_identity(row.id, identifier)]
+            same = _same(session, name, identifier)
+            if same and not again:
+                latest = session.scalars(select(JobRow).where(JobRow.id == same[-1])).one()
+                state = State(latest.state)
+                if not (state.active or state.final):
+                    latest.spec = json.dumps(spec)
+                return _jobs(session, [latest])[0], False
             if same:
-                if not again:
-                    return _job(same[-1]), False
-                identifier = again_id(identifier, {row.id for row in same})
+                identifier = again_id(identifier, set(same))
             now = self._clock()
             row = JobRow(
                 id=identifier, name=name, kind=kind, spec=json.dumps(spec), state=State.QUEUED,
                 reason=Reason.SUBMITTED, message="", attempt=0, acknowledged=False, stop_requested=False,
-                not_before=0.0, created_at=now,
+                judged=judged, not_before=0.0, created_at=now,
             )  # fmt: skip
             session.add(row)
             session.flush()
             session.add(EventRow(job_id=identifier, at=now, attempt=0, state=row.state, reason=row.reason, message=""))
-            return _job(row), True
+            return _jobs(session, [row])[0], True
 
     def get(self, identifier: str) -> Job:
         """One job, by its id or, failing that, the latest of its name.
@@ -115,7 +105,7 @@ class Records:
             NotFoundError: Neither an id nor a name.
         """
         with Session(self._engine) as session:
-            return _job(self._find(session, identifier))
+            return _jobs(session, [self._find(session, identifier)])[0]
 
     def find(
         self,
@@ -126,7 +116,8 @@ class Records:
         limit: int | None = None,
     ) -> list[Job]:
         """Jobs in the order of their submission; with a limit, the latest so many."""
-        query = select(JobRow).order_by(JobRow.seq.desc())
+        # Plain rows: each turn of the control loop reads all that wait, and objects of the session take twice as long.
+        query = select(*JobRow.__table__.columns).order_by(JobRow.seq.desc())
         if states:
             query = query.where(JobRow.state.in_([str(state) for state in states]))
         if name is not None:
@@ -136,7 +127,7 @@ class Records:
         if limit is not None:
             query = query.limit(limit)
         with Session(self._engine) as session:
-            return [_job(row) for row in reversed(session.scalars(query).all())]
+            return _jobs(session, session.execute(query).all()[::-1])
 
     def events(self, identifier: str) -> list[dict[str, Any]]:
         """Every change of a job, oldest first: at, attempt, state, reason, message."""
@@ -159,7 +150,7 @@ class Records:
             row = self._find(session, identifier)
             if not State(row.state).final:
                 row.stop_requested = True
-            return _job(row)
+            return _jobs(session, [row])[0]
 
     def begin_attempt(self, identifier: str) -> Job:
         """Write down that the next attempt is about to be submitted, before it is."""
@@ -172,15 +163,34 @@ class Records:
             session.add(
                 AttemptRow(
                     job_id=row.id, number=row.attempt, submission_id=f"{row.id}.{row.attempt}", reason="", message="",
-                    submitted_at=now,
+                    submitted_at=now, starting_since=now, end_reason="", end_message="",
                 )
             )  # fmt: skip
-            return _job(row)
+            session.flush()
+            return _jobs(session, [row])[0]
 
     def acknowledge(self, identifier: str) -> None:
         """Ray has said that it knows the current attempt."""
         with Session(self._engine) as session, session.begin():
             self._find(session, identifier).acknowledged = True
+
+    def note_start(self, identifier: str, *, starting: bool) -> None:
+        """The current attempt works, or waits for workers (again)."""
+        with Session(self._engine) as session, session.begin():
+            _current(session, self._find(session, identifier)).starting_since = self._clock() if starting else None
+
+    def note_first(self, identifier: str) -> None:
+        """A job is the first in its line for the first time."""
+        with Session(self._engine) as session, session.begin():
+            self._find(session, identifier).first_at = self._clock()
+
+    def ask_end(self, identifier: str, reason: Reason, message: str) -> None:
+        """Write down that the current attempt is to end, and why; the first reason stays."""
+        with Session(self._engine) as session, session.begin():
+            attempt = _current(session, self._find(session, identifier))
+            if not attempt.end_reason:
+                attempt.end_reason, attempt.end_message = str(reason), message
+                attempt.end_asked_at = self._clock()
 
     def change(
         self,
@@ -203,12 +213,11 @@ class Records:
             self._change(session, row, state, reason, message)
             row.not_before = not_before
             if was.active and not state.active:
-                attempt = session.scalars(
-                    select(AttemptRow).where(AttemptRow.job_id == row.id, AttemptRow.number == row.attempt)
-                ).one()
+                attempt = _current(session, row)
                 attempt.reason, attempt.message, attempt.exit_code = str(reason), message, exit_code
                 attempt.ended_at = self._clock()
-            return _job(row)
+            session.flush()
+            return _jobs(session, [row])[0]
 
     def _change(self, session: Session, row: JobRow, state: State, reason: Reason, message: str) -> None:
         if state not in NEXT[State(row.state)]:
@@ -233,27 +242,48 @@ class Records:
         return row
 
 
-def _job(row: JobRow) -> Job:
+def _same(session: Session, name: str, identifier: str) -> list[str]:
+    """Ids of the jobs of a name and spec, in the order of their submission."""
+    named = session.scalars(select(JobRow.id).where(JobRow.name == name).order_by(JobRow.seq))
+    return [known for known in named if same_identity(known, identifier)]
+
+
+def _current(session: Session, row: JobRow) -> AttemptRow:
+    query = select(AttemptRow).where(AttemptRow.job_id == row.id, AttemptRow.number == row.attempt)
+    return session.scalars(query).one()
+
+
+def _jobs(session: Session, rows: Sequence[Any]) -> list[Job]:
+    """Rows of the table as jobs, mapped or plain, with the attempts of those that haven't ended."""
+    history: dict[str, list[Attempt]] = {}
+    begun = [row.id for row in rows if row.attempt and not State(row.state).final]
+    if begun:
+        query = select(AttemptRow).where(AttemptRow.job_id.in_(begun)).order_by(AttemptRow.number)
+        for row in session.scalars(query):
+            history.setdefault(row.job_id, []).append(_attempt(row))
+    return [_job(row, tuple(history.get(row.id, ()))) for row in rows]
+
+
+def _job(row: Any, history: tuple[Attempt, ...]) -> Job:
+    spec, queue = _parsed(row.spec)
     return Job(
-        id=row.id, name=row.name, kind=row.kind, spec=json.loads(row.spec), state=State(row.state),
+        id=row.id, name=row.name, kind=row.kind, spec=spec, queue=queue, state=State(row.state),
         reason=Reason(row.reason), message=row.message, attempt=row.attempt, acknowledged=row.acknowledged,
-        stop_requested=row.stop_requested, not_before=row.not_before, created_at=row.created_at,
-        started_at=row.started_at, ended_at=row.ended_at,
+        stop_requested=row.stop_requested, judged=row.judged, not_before=row.not_before, created_at=row.created_at,
+        started_at=row.started_at, first_at=row.first_at, ended_at=row.ended_at, history=history,
     )  # fmt: skip
 
 
-def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+def _attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        number=row.number, reason=Reason(row.reason) if row.reason else None, submitted_at=row.submitted_at,
+        starting_since=row.starting_since, end_reason=Reason(row.end_reason) if row.end_reason else None,
+        end_message=row.end_message, end_asked_at=row.end_asked_at, ended_at=row.ended_at,
+    )  # fmt: skip
 
-    @event.listens_for(engine, "connect")
-    def _write_ahead(connection: Any, _: Any) -> None:
-        # Readers don't wait for the writer, and a committed change survives the death of the process.
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
 
-    return engine
+@lru_cache(maxsize=4096)
+def _parsed(spec: str) -> tuple[dict[str, Any], QueueSpec]:
+    # Each turn reads all jobs that wait, and their specs stay as they are.
+    parsed: dict[str, Any] = json.loads(spec)
+    return parsed, queue_of(parsed)

@@ -5,7 +5,7 @@
                  │  │          │   └──► STOPPED
                  └──┴─RETRYING◄┘
 
-Retry is data here, not code: `RETRYABLE` says it for every reason.
+Retry is data here, not code: `RETRIES` says for every reason whether, how often, and after how long.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from tandem.artifacts.job import WORKERS_PHASE
+from tandem.errors import PreemptedError
 
 
 class State(StrEnum):
@@ -68,23 +71,51 @@ class Reason(StrEnum):
     NODE_LOST = "node_lost"
     HEAD_LOST = "head_lost"
     START_FAILED = "start_failed"
+    PREEMPTED = "preempted"
+    QUEUE_TIMEOUT = "queue_timeout"
+    START_TIMEOUT = "start_timeout"
+    RUN_TIMEOUT = "run_timeout"
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a job is tried again that ended for one reason, and how long it waits each time.
+
+    Attributes:
+        limit: Times; None: without end.
+        wait_s: Seconds before the next attempt, twice as many each time.
+        longest_wait_s: What they don't exceed.
+    """
+
+    limit: int | None
+    wait_s: float
+    longest_wait_s: float = 300.0
+
+    def backoff_s(self, times: int) -> float:
+        """Seconds to wait before the next attempt, where there were so many for this reason before."""
+        return float(min(self.wait_s * 2**times, self.longest_wait_s))
 
 
 # What the job didn't cause may go better the next time; what it did cause won't.
-RETRYABLE: Mapping[Reason, bool] = {
-    Reason.SUBMITTED: False,
-    Reason.ADMITTED: False,
-    Reason.DRIVER_RUNS: False,
-    Reason.DONE: False,
-    Reason.USER_ERROR: False,
-    Reason.JOB_ERROR: False,
-    Reason.NO_RESULT: False,
-    Reason.OUT_OF_MEMORY: False,
-    Reason.STOPPED: False,
-    Reason.DRIVER_DIED: True,
-    Reason.NODE_LOST: True,
-    Reason.HEAD_LOST: True,
-    Reason.START_FAILED: True,
+RETRIES: Mapping[Reason, Retry | None] = {
+    Reason.SUBMITTED: None,
+    Reason.ADMITTED: None,
+    Reason.DRIVER_RUNS: None,
+    Reason.DONE: None,
+    Reason.USER_ERROR: None,
+    Reason.JOB_ERROR: None,
+    Reason.NO_RESULT: None,
+    Reason.OUT_OF_MEMORY: None,
+    Reason.STOPPED: None,
+    Reason.QUEUE_TIMEOUT: None,
+    Reason.RUN_TIMEOUT: None,
+    Reason.DRIVER_DIED: Retry(2, 5.0),
+    Reason.NODE_LOST: Retry(4, 5.0),
+    Reason.HEAD_LOST: Retry(4, 5.0),
+    Reason.START_FAILED: Retry(2, 15.0),
+    Reason.START_TIMEOUT: Retry(1, 60.0),
+    # It did nothing wrong and nothing broke: it goes on as soon as there is room.
+    Reason.PREEMPTED: Retry(None, 0.0),
 }
 
 OUT_OF_MEMORY_TYPES = frozenset({"MemoryError", "OutOfMemoryError"})
@@ -138,6 +169,7 @@ class Observation:
         exit_code: Of the driver; negative for a signal.
         error: The runner's error.json, if it wrote one.
         has_result: Whether the runner wrote its result, which it does last of all.
+        phase: What the job last said that it does; None before it has said anything.
     """
 
     status: str
@@ -146,6 +178,17 @@ class Observation:
     exit_code: int | None = None
     error: Mapping[str, Any] | None = None
     has_result: bool = False
+    phase: str | None = None
+
+    @property
+    def lives(self) -> bool:
+        """Whether Ray still has the attempt, begun or not."""
+        return self.status in ("PENDING", "RUNNING")
+
+    @property
+    def works(self) -> bool:
+        """Whether it is past its start: it has said something, and doesn't wait for workers."""
+        return self.status == "RUNNING" and self.phase not in (None, WORKERS_PHASE)
 
 
 UNREACHABLE = Observation("UNREACHABLE")
@@ -205,7 +248,7 @@ def _reason_of_error(error: Mapping[str, Any]) -> Reason:
         return Reason.USER_ERROR
     if kind in NODE_LOST_TYPES:
         return Reason.NODE_LOST
-    return Reason.JOB_ERROR
+    return Reason.PREEMPTED if kind == PreemptedError.__name__ else Reason.JOB_ERROR
 
 
 def _line(text: str) -> str:

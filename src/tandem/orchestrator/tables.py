@@ -25,9 +25,11 @@ class JobRow(Base):
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     acknowledged: Mapped[bool] = mapped_column(Boolean, default=False)
     stop_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    judged: Mapped[bool] = mapped_column(Boolean, default=False)
     not_before: Mapped[float] = mapped_column(Float, default=0.0)
     created_at: Mapped[float] = mapped_column(Float)
     started_at: Mapped[float | None] = mapped_column(Float, default=None)
+    first_at: Mapped[float | None] = mapped_column(Float, default=None)
     ended_at: Mapped[float | None] = mapped_column(Float, default=None)
 
 
@@ -44,6 +46,10 @@ class AttemptRow(Base):
     message: Mapped[str] = mapped_column(Text, default="")
     exit_code: Mapped[int | None] = mapped_column(Integer, default=None)
     submitted_at: Mapped[float] = mapped_column(Float)
+    starting_since: Mapped[float | None] = mapped_column(Float, default=None)
+    end_reason: Mapped[str] = mapped_column(String(20), default="")
+    end_message: Mapped[str] = mapped_column(Text, default="")
+    end_asked_at: Mapped[float | None] = mapped_column(Float, default=None)
     ended_at: Mapped[float | None] = mapped_column(Float, default=None)
 
 

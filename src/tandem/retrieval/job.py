@@ -45,7 +45,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     """
     started = time.monotonic()
     _connect_ray(context)
-    _check_gpus(spec)
+    _check_gpus(spec, context)
     context.quarantine_path.unlink(missing_ok=True)
     embedder = resolve(spec.embedder.model, storage=context.storage)
     files, collisions = gather_files((source, _located(source.uri, context)) for source in spec.sources)
@@ -126,11 +126,11 @@ def _connect_ray(context: JobContext) -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that the bars are off
 
 
-def _check_gpus(spec: IndexSpec) -> None:
+def _check_gpus(spec: IndexSpec, context: JobContext) -> None:
     import ray
 
     wanted, there = spec.embedder.workers * spec.embedder.gpus, ray.cluster_resources().get("GPU", 0)
-    if wanted > there:
+    if wanted > max(there, context.cluster.grows_to.get("GPU", 0)):
         # Ray Data would wait for them without end.
         raise InputError(
             f"{wanted:g} GPUs for the actors that embed, and the cluster has {there:g}",

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     cluster = settings.cluster
     records = Records(cluster.database_url)
     ray = HttpRayJobs(cluster)
-    orchestrator = Orchestrator(records, ray, cluster, settings.policy, job_cpus=settings.job_cpus)
+    orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules)
     app = create_app(records, orchestrator, Deployer(cluster, ray), api_key=cluster.api_key())
     stopping = threading.Event()
     thread = threading.Thread(

@@ -38,7 +38,8 @@ from tandem.errors import (
 )
 from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator, describe
-from tandem.orchestrator.records import Job, Records
+from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.records import Records
 from tandem.orchestrator.states import State
 from tandem.specs import JOB_KINDS, KINDS
 
@@ -122,12 +123,14 @@ def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
     jobs = APIRouter(prefix="/jobs")
 
     def shown(job: Job) -> dict[str, Any]:
-        return describe(job, orchestrator.files(job.id))
+        return describe(job, orchestrator.files(job.id), orchestrator.waits(job.id))
 
     @jobs.post("")
     def submit(body: Submission) -> dict[str, Any]:
         spec = checked_spec(body.spec)
-        job, created = records.submit(spec["kind"], spec["name"], spec, again=body.again)
+        known = not body.again and records.known(spec["kind"], spec["name"], spec)
+        judged = not known and orchestrator.judge(spec)
+        job, created = records.submit(spec["kind"], spec["name"], spec, again=body.again, judged=judged)
         return {**shown(job), "created": created}
 
     @jobs.get("")

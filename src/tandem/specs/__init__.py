@@ -7,6 +7,7 @@ from tandem.specs.cluster import ClusterSpec
 from tandem.specs.compare import CompareSpec
 from tandem.specs.finetune import FinetuneSpec
 from tandem.specs.index import IndexSpec
+from tandem.specs.queue import ClusterQueueSpec, QueueSpec
 from tandem.specs.rag import RagSpec
 
 JobSpec = IndexSpec | FinetuneSpec | CompareSpec
@@ -23,11 +24,13 @@ JOB_KINDS = ("index", "finetune", "compare")
 __all__ = [
     "JOB_KINDS",
     "KINDS",
+    "ClusterQueueSpec",
     "ClusterSpec",
     "CompareSpec",
     "FinetuneSpec",
     "IndexSpec",
     "JobSpec",
+    "QueueSpec",
     "RagSpec",
     "Spec",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +27,14 @@ Uri = Annotated[
 ]
 
 
+def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a canonical spec says what is made: all but `queue`, which says how the job waits for its turn.
+
+    The same work under another priority is the same job, and what it makes has the same hash.
+    """
+    return {key: value for key, value in spec.items() if key != "queue"}
+
+
 class Spec(BaseModel):
     """A frozen description of something to run; unknown keys are errors."""
 
@@ -36,8 +45,8 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the canonical form."""
-        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """SHA-256 (hex) of the canonical form, without how the job is queued."""
+        text = json.dumps(identity(self.canonical()), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

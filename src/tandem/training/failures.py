@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from tandem import errors
+from tandem.artifacts.job import WORKERS_LOST
 from tandem.config.files import write_whole
-from tandem.errors import DivergedError, InputError, OutOfMemoryError, TandemError, WorkerLostError
+from tandem.errors import (
+    DivergedError,
+    InputError,
+    OutOfMemoryError,
+    PreemptedError,
+    TandemError,
+    WorkerLostError,
+)
 
 FAILURE = "training-error.json"
 _GIB = 1024**3
@@ -72,7 +80,7 @@ def recorded(train: Callable[[], None], folder: Path, *, worker: int, cuda: bool
         return
     try:
         train()
-    except DivergedError as error:
+    except (DivergedError, PreemptedError) as error:
         # All workers raise it at the same step: they end as if they were done, and nothing is restarted.
         if worker == 0:
             write_failure(folder, error)
@@ -194,7 +202,7 @@ def held_memory(*, cuda: bool) -> str:
 
 
 def memory_watch(folder: Path) -> Any:
-    """A callback for Ray Train's controller, which alone sees why a worker died that was killed.
+    """A callback for Ray Train's controller, which alone sees that workers are gone, and why one died that was killed.
 
     Args:
         folder: The job's, on the shared storage.
@@ -203,6 +211,7 @@ def memory_watch(folder: Path) -> Any:
 
     class MemoryWatch(UserCallback):  # type: ignore[misc]
         def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:  # noqa: ARG002
+            (folder / WORKERS_LOST).touch()
             for rank, error in worker_exceptions.items():
                 found = out_of_memory(error, worker=rank)
                 if found is not None:

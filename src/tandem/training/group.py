@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,14 @@ from tandem.training.metrics import Record
 ASK_EVERY_S = 5.0  # the watcher looks as often
 
 Store = Callable[[], None]  # copies one worker's part of a checkpoint to the shared storage
+
+
+class Notice(StrEnum):
+    """What a group is told while it trains."""
+
+    NONE = "none"
+    MACHINE_LEAVES = "machine_leaves"
+    STEP_ASIDE = "step_aside"
 
 
 def steps_within(seconds: float, step_s: float) -> int:
@@ -49,14 +58,18 @@ class WorkerGroup(Protocol):
             OSError: It couldn't be.
         """
 
-    def leaving(self) -> bool:
-        """Whether a machine of the group was told to go; the same answer on every worker, which all ask together."""
+    def notice(self) -> Notice:
+        """Whether a machine of the group must go, or the job: the same answer on every worker; all ask together."""
 
 
 class RayGroup:
-    """The workers of Ray Train."""
+    """The workers of Ray Train.
 
-    def __init__(self) -> None:
+    Args:
+        aside: The file whose existence asks the job to step aside, on the shared storage.
+    """
+
+    def __init__(self, aside: Path) -> None:
         import ray.train
 
         context = ray.train.get_context()
@@ -64,6 +77,7 @@ class RayGroup:
         self.size = int(context.get_world_size())
         # Without the actor that watches for drained nodes there is nothing to ask.
         self._watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") not in ("0", "false")
+        self._aside = aside
         self._asked_at = time.monotonic()
         self._asks_in = self._steps = 1
         self._stored = threading.Event()
@@ -98,23 +112,24 @@ class RayGroup:
         """Until Ray Train's thread has stored this worker's part."""
         self._stored.wait()
 
-    def leaving(self) -> bool:
-        """Whether Ray drains a node that holds one of the workers, asked every few seconds and not at every step."""
+    def notice(self) -> Notice:
+        """Whether Ray drains a node of theirs, or the file is there, asked every few seconds and not at every step."""
         import ray.train
         import ray.train.collective
 
-        if not self._watched:
-            return False
         self._asks_in -= 1
         if self._asks_in:
-            return False
-        told = ray.train.get_preemption_info() is not None
-        # By the first worker's clock: all must ask at the same step.
+            return Notice.NONE
+        leaves = self._watched and ray.train.get_preemption_info() is not None
+        # By the first worker's clock and eyes: all must ask at the same step, and hear the same.
         now = time.monotonic()
         steps = steps_within(ASK_EVERY_S, (now - self._asked_at) / self._steps)
-        self._asks_in = self._steps = int(ray.train.collective.broadcast_from_rank_zero(steps))
+        steps, aside = ray.train.collective.broadcast_from_rank_zero((steps, self._aside.exists()))
+        self._asks_in = self._steps = int(steps)
         self._asked_at = now
-        return told
+        if aside:
+            return Notice.STEP_ASIDE
+        return Notice.MACHINE_LEAVES if leaves else Notice.NONE
 
 
 class TorchrunGroup:
@@ -144,6 +159,6 @@ class TorchrunGroup:
         if self._stored is not None:
             self._stored.result()
 
-    def leaving(self) -> bool:
-        """Nobody tells: never."""
-        return False
+    def notice(self) -> Notice:
+        """Nobody tells."""
+        return Notice.NONE

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import JobContext
+from tandem.artifacts.job import WORKERS_LOST, WORKERS_PHASE, JobContext
+from tandem.errors import PreemptedError
 from tandem.models.loading import model_path
 from tandem.retrieval.actor import join_ray
 from tandem.specs.finetune import FinetuneSpec
@@ -60,6 +61,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         OutOfMemoryError: A worker needed more memory than there is.
         WorkerLostError: Workers were killed more often than they are restarted.
         NotFoundError: A file, the model or the collection isn't there.
+        PreemptedError: It was asked to step aside for another job.
         SpecError: The DeepSpeed JSON can't be used, or contradicts the spec.
     """
     from transformers import AutoTokenizer
@@ -67,7 +69,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
 
     started = time.time()
     transformers_logging.disable_progress_bar()  # progress is ours to tell: bars fill a log file
-    for name in (FAILURE, OFFENDING_BATCH):
+    for name in (FAILURE, OFFENDING_BATCH, WORKERS_LOST):
         (context.dir / name).unlink(missing_ok=True)  # an earlier attempt's
     gpus = _connect_ray(spec, context)
     plain = read_plain(spec)
@@ -130,7 +132,8 @@ def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
     import ray
 
     join_ray(context.cluster)
-    return gpus_of_each(spec, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return gpus_of_each(spec, nodes, context.cluster.grows_to)
 
 
 def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float) -> None:
@@ -166,13 +169,16 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     )
     # Ray Train's own list of checkpoints would name some that are no longer there; the workers look for themselves.
     (Path(config.checkpoints) / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
-    context.progress("workers", 0, spec.max_workers)
+    if context.must_step_aside:
+        raise PreemptedError("stepped aside before it trained")
+    context.progress(WORKERS_PHASE, 0, spec.max_workers)
     records = Path(config.metrics)
     try:
         with metrics.Follower(records, tell):
             fit(trainer.fit, context.dir)
-    except BaseException:
-        tracker.close(metrics.steps(metrics.read(records)), status="FAILED")
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, PreemptedError) else "FAILED"
+        tracker.close(metrics.steps(metrics.read(records)), status=status)
         raise
 
 

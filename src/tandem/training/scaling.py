@@ -18,12 +18,13 @@ _TYPE = "accelerator_type:"  # what Ray calls the resource by which a node says 
 Resources = Mapping[str, float]  # of a node or a worker, as Ray counts them
 
 
-def gpus_of_each(spec: FinetuneSpec, nodes: Sequence[Resources]) -> float:
+def gpus_of_each(spec: FinetuneSpec, nodes: Sequence[Resources], grows_to: Resources) -> float:
     """The GPUs per worker; what the spec leaves open is 1 where the cluster has GPUs.
 
     Args:
         spec: The job.
         nodes: What each node that is alive has.
+        grows_to: What the cluster may come to have, by Ray's autoscaler.
 
     Raises:
         InputError: The cluster can never give what the job asks for.
@@ -31,11 +32,12 @@ def gpus_of_each(spec: FinetuneSpec, nodes: Sequence[Resources]) -> float:
     gpus = spec.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if spec.accelerator_type or any(node.get("GPU", 0) for node in nodes) else 0.0
-    usable, of_type = nodes, ""
+    usable, of_type, grown = nodes, "", dict(grows_to)
     if spec.accelerator_type is not None:
         usable = [node for node in nodes if node.get(_TYPE + spec.accelerator_type, 0)]
         of_type = f" on machines with {spec.accelerator_type}"
-        if not usable:
+        grown["GPU"] = grows_to.get(f"GPU:{spec.accelerator_type}", 0)
+        if not usable and not grown["GPU"]:
             there = sorted({key.removeprefix(_TYPE) for node in nodes for key in node if key.startswith(_TYPE)})
             raise InputError(
                 f"no machine of the cluster has {spec.accelerator_type}: it has {', '.join(there) or 'no GPUs'}",
@@ -43,7 +45,7 @@ def gpus_of_each(spec: FinetuneSpec, nodes: Sequence[Resources]) -> float:
                 remedy="leave it out to take any GPU, or add such machines to the cluster",
             )
     for kind, each, field in (("CPU", spec.cpus_per_worker, "cpus_per_worker"), ("GPU", gpus, "gpus_per_worker")):
-        total = sum(node.get(kind, 0) for node in usable)
+        total = max(sum(node.get(kind, 0) for node in usable), grown.get(kind, 0))
         if each * spec.min_workers > total:
             raise InputError(
                 f"{spec.min_workers} workers with {each:g} {kind}s each, and the cluster has {total:g}{of_type}",

@@ -8,11 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tandem.artifacts.job import STEP_ASIDE, WORKERS_LOST
+from tandem.errors import PreemptedError
 from tandem.training import metrics
 from tandem.training.checkpoints.saving import Checkpoints, Resumed, save_weights
 from tandem.training.early_stopping import Evaluated, stop_reason
 from tandem.training.failures import recorded
-from tandem.training.group import RayGroup, WorkerGroup
+from tandem.training.group import Notice, RayGroup, WorkerGroup
 from tandem.training.loop import Worker, evaluate, planned, set_up, train_step, write_logits
 from tandem.training.loop_config import LoopConfig
 
@@ -24,8 +26,9 @@ def train_worker(raw: dict[str, Any]) -> None:
         raw: ``{"config": LoopConfig}``.
     """
     config: LoopConfig = raw["config"]
-    group = RayGroup()
-    recorded(lambda: train(config, group), Path(config.metrics).parent, worker=group.rank, cuda=config.cuda)
+    folder = Path(config.metrics).parent
+    group = RayGroup(folder / STEP_ASIDE)
+    recorded(lambda: train(config, group), folder, worker=group.rank, cuda=config.cuda)
 
 
 def train(config: LoopConfig, group: WorkerGroup) -> None:
@@ -37,6 +40,7 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
 
     Raises:
         DivergedError: The loss, or that on the held-out rows, is no longer a number, or it grows and grows.
+        PreemptedError: It was asked to step aside, and its checkpoint is stored.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not config.cuda:
@@ -49,10 +53,7 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
     resumed = checkpoints.resume()
     progress = resumed.progress
     if worker.first:
-        for skipped in resumed.skipped:
-            print(f"checkpoint {skipped.name} is skipped: {skipped.why}", flush=True)
-        metrics.rewind(records, progress.step)
-        metrics.append(records, _start_record(config, worker, resumed))
+        _tell_start(config, worker, resumed)
     worker.guard.resume(metrics.steps(metrics.read(records)), progress.step)
     data = worker.task.load_data(config.train)
     held_out = worker.task.load_data(config.eval) if config.eval is not None else None
@@ -71,12 +72,16 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
         if worker.first:
             metrics.append(records, record)
         # Told that a machine goes away, the group has seconds: what was learnt since the last checkpoint is saved.
-        leaving = group.leaving() and not told
+        notice = group.notice()
+        aside = notice is Notice.STEP_ASIDE and stopped is None and progress.step < config.steps
+        leaving = aside or (notice is Notice.MACHINE_LEAVES and not told)
         told = told or leaving
         if due or leaving:
             checkpoints.save(progress, record)
         if leaving:
             group.wait()  # what is still on its way when the machine goes is lost
+        if aside:
+            raise PreemptedError(f"stepped aside after step {progress.step} of {config.steps}, which is stored")
     weights_step = checkpoints.finish(progress)
     if held_out is not None and config.logits is not None:
         # Of the weights that are saved, whatever was evaluated on the way.
@@ -86,6 +91,15 @@ def train(config: LoopConfig, group: WorkerGroup) -> None:
     if worker.first:
         ended = {"step": progress.step, "stopped": stopped, "weights_step": weights_step}
         metrics.append(records, {**ended, "checkpoint_stall_s": checkpoints.stall_s})
+
+
+def _tell_start(config: LoopConfig, worker: Worker, resumed: Resumed) -> None:
+    for skipped in resumed.skipped:
+        print(f"checkpoint {skipped.name} is skipped: {skipped.why}", flush=True)
+    records = Path(config.metrics)
+    metrics.rewind(records, resumed.progress.step)
+    metrics.append(records, _start_record(config, worker, resumed))
+    (records.parent / WORKERS_LOST).unlink(missing_ok=True)
 
 
 def _start_record(config: LoopConfig, worker: Worker, resumed: Resumed) -> dict[str, Any]:

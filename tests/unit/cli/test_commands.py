@@ -52,15 +52,32 @@ def test_ps_is_plain_in_a_pipe_and_json_on_request(shell: Shell, index_file: Pat
     job_id = shell("submit", str(index_file)).stdout.strip()
     assert shell("ps").stdout.split("\t")[:5] == [job_id, "docs", "index", "QUEUED", "submitted"]
     (job,) = json.loads(shell("ps", "--json").stdout)
-    assert list(job) == ["id", "name", "kind", "state", "reason", "created_at", "ended_at"]
+    assert list(job) == ["id", "name", "kind", "state", "reason", "created_at", "ended_at", "waits"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", job["created_at"])
     assert json.loads(shell("ps", "--state", "running", "--json").stdout) == []
+
+
+def test_ps_and_show_say_why_a_job_waits(shell: Shell, index_file: Path) -> None:
+    ids = [shell("submit", str(index_file), f"name=n{number}").stdout.strip() for number in range(3)]
+    shell.world.orchestrator.step()
+    waits = "needs 2 CPUs, 0 are free; 1st in line"
+    assert shell("ps").stdout.splitlines()[-1].split("\t")[-1] == waits
+    shown = dict(line.split("\t")[:2] for line in shell("show", ids[-1]).stdout.splitlines())
+    assert (shown["waits"], shown["project"], shown["priority"]) == (waits, "default", "0")
+    assert json.loads(shell("show", ids[-1], "--json").stdout)["waits"] == waits
+
+
+def test_a_job_that_could_never_start_is_bad_input(shell: Shell, index_file: Path) -> None:
+    refused = shell("submit", str(index_file), "embedder.workers=9")
+    assert refused.exit_code == 2
+    assert "could never start, however empty the cluster is: needs 10 CPUs, the cluster has 4 CPUs" in refused.stderr
+    assert shell.world.records.find() == []
 
 
 def test_plan_says_what_would_run_and_starts_nothing(shell: Shell, index_file: Path) -> None:
     plan = json.loads(shell("plan", str(index_file), "--json").stdout)
     assert shell.world.records.find() == []
-    assert plan["cpus"] == 2
+    assert (plan["cpus"], plan["needs"]) == (2, "2 CPUs")
     assert plan["state now"] == "new"
     assert plan["id"] == shell("submit", str(index_file)).stdout.strip()
     assert "QUEUED" in json.loads(shell("plan", str(index_file), "--json").stdout)["state now"]

@@ -20,6 +20,7 @@ from tandem.config.cluster import Cluster
 from tandem.orchestrator.settings import ServerSettings
 from tandem.serving import readiness
 from tandem.serving.openapi import document
+from tandem.specs import ClusterSpec
 from tests.unit.k8s import kustomize, structural
 
 ROOT = Path(__file__).parents[3]
@@ -363,6 +364,11 @@ def test_jobs_and_server_are_told_of_the_same_cluster(tmp_path: Path) -> None:
     assert not cluster.local
     assert replace(settings.cluster, server_url=cluster.server_url) == cluster
     assert settings.cluster.server_url == "http://0.0.0.0:8400"
+
+
+def test_the_server_has_the_rules_that_a_cluster_file_has_by_default(tmp_path: Path) -> None:
+    _, settings = cluster_files(tmp_path)
+    assert settings == ServerSettings.of(ClusterSpec(), settings.cluster)
 
 
 def test_every_host_in_the_cluster_file_is_a_service_and_every_path_is_mounted(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from stand_ins.line import finetune
 from stand_ins.world import World
 
+from tandem.errors import SpecError
 from tandem.orchestrator.executor import entrypoint
+from tandem.orchestrator.jobs import Job
 
 
 def test_a_job_from_the_queue_to_its_result(world: World) -> None:
@@ -96,6 +100,115 @@ def test_a_stop_reaches_ray_and_is_written_down(world: World) -> None:
     world.orchestrator.step()
     assert world.state(job) == "STOPPED"
     assert [event["state"] for event in world.records.events(job.id)] == ["QUEUED", "STARTING", "RUNNING", "STOPPED"]
+
+
+def finetune_job(world: World, name: str, **queue: Any) -> Job:
+    spec = finetune(4, name=name, queue=queue)
+    return world.records.submit("finetune", name, spec)[0]
+
+
+def test_a_fine_tune_steps_aside_and_goes_on_later(world: World) -> None:
+    low = finetune_job(world, "low", preemptible=True)
+    world.orchestrator.step()
+    assert world.ray.metadata[f"{low.id}.1"]["project"] == "default"
+    world.ray.set(f"{low.id}.1", "RUNNING")
+    world.write(low, "progress.json", {"phase": "train"})
+    world.orchestrator.step()
+    high = finetune_job(world, "high", priority=5)
+    world.orchestrator.step()
+    # Written down before anything is done: whoever takes over goes on with it.
+    world.restart()
+    world.orchestrator.step()
+    folder = world.orchestrator.files(low.id).path
+    assert (folder / "step-aside").exists()
+    assert world.orchestrator.waits(high.id) == (
+        f"needs 4 CPUs, 0 are free; 1st in line; {low.id} must end first, and was asked to"
+    )
+    world.write(low, "error.json", {"type": "PreemptedError", "what": "stepped aside after step 3"})
+    world.ray.set(f"{low.id}.1", "FAILED", exit_code=1)
+    world.orchestrator.step()
+    assert (world.state(low), world.state(high)) == ("RETRYING", "STARTING")
+    assert world.records.get(low.id).message == f"made room for {high.id}: stepped aside after step 3"
+    world.write(high, "result.json", {})
+    world.ray.set(f"{high.id}.1", "SUCCEEDED")
+    world.orchestrator.step()
+    assert (world.state(low), world.state(high)) == ("STARTING", "SUCCEEDED")
+    assert not (folder / "step-aside").exists()
+
+
+def test_one_that_does_not_step_aside_in_time_is_ended(world: World) -> None:
+    low = finetune_job(world, "low", preemptible=True)
+    world.orchestrator.step()
+    world.ray.set(f"{low.id}.1", "RUNNING")
+    high = finetune_job(world, "high", priority=5)
+    for _ in range(3):
+        world.orchestrator.step()
+    assert world.state(low) == "RUNNING"
+    world.now += world.rules.grace_s
+    world.orchestrator.step()
+    world.orchestrator.step()
+    assert (world.state(low), world.state(high)) == ("RETRYING", "STARTING")
+    assert world.records.get(low.id).reason == "preempted"
+
+
+def test_workers_that_do_not_come_end_the_attempt_also_in_the_middle_of_a_run(world: World) -> None:
+    job = finetune_job(world, "a", max_start_s=60)
+    world.orchestrator.step()
+    world.ray.set(f"{job.id}.1", "RUNNING")
+    world.write(job, "progress.json", {"phase": "train", "done": 7})
+    world.orchestrator.step()
+    assert world.orchestrator.waits(job.id) is None
+    world.now += 1000
+    # As Ray Train's controller says it; no progress is reported any more.
+    (world.orchestrator.files(job.id).path / "workers-lost").touch()
+    world.orchestrator.step()
+    world.now += 59
+    world.orchestrator.step()
+    assert world.orchestrator.waits(job.id) == "starting for 59 s, of at most 60 s"
+    world.now += 1
+    for _ in range(3):
+        world.orchestrator.step()
+    retried = world.records.get(job.id)
+    assert (retried.state, retried.reason) == ("RETRYING", "start_timeout")
+    assert retried.message == "its workers hadn't come after 60 s (queue.max_start_s)"
+    world.now += 60
+    world.orchestrator.step()
+    # The next attempt isn't taken for one that has lost them.
+    assert world.orchestrator.files(job.id).phase() is None
+
+
+def test_a_job_that_could_never_start_is_refused_where_ray_can_be_asked(world: World) -> None:
+    world.ray.down = True
+    assert not world.orchestrator.judge(finetune(5))
+    world.orchestrator.step()
+    # A turn has found Ray away: nobody asks it again for each submission.
+    world.ray.down = False
+    assert not world.orchestrator.judge(finetune(5))
+    world.orchestrator.step()
+    assert world.orchestrator.judge(finetune(4))
+    with pytest.raises(SpecError) as refused:
+        world.orchestrator.judge(finetune(5))
+    assert refused.value.where == "job t: workers, cpus_per_worker, gpus_per_worker"
+    assert refused.value.what == (
+        "could never start, however empty the cluster is: needs 5 CPUs, the cluster has 4 CPUs"
+    )
+    assert "ask for less" in str(refused.value.remedy)
+
+
+def test_what_was_not_judged_at_submission_is_judged_when_the_cluster_has_settled(world: World) -> None:
+    world.ray.nodes = [{"CPU": 1.0}]
+    job = finetune_job(world, "a")
+    world.orchestrator.step()
+    assert world.state(job) == "QUEUED"
+    world.now += 59
+    world.ray.nodes = [{"CPU": 1.0}, {"CPU": 1.0}]
+    world.orchestrator.step()
+    world.now += 59
+    world.orchestrator.step()
+    assert world.state(job) == "QUEUED"
+    world.now += 1
+    world.orchestrator.step()
+    assert (world.state(job), world.records.get(job.id).reason) == ("FAILED", "user_error")
 
 
 def test_the_entrypoint_execs_so_that_a_killed_driver_is_seen(world: World) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -88,7 +89,6 @@ def test_only_marked_processes_and_their_children_are_found_and_ended() -> None:
 def test_secrets_are_made_once_and_are_nobody_elses(tmp_path: Path) -> None:
     cluster = make_cluster(tmp_path)
     cluster.api_key_file.unlink()
-    cluster = ServerSettings(cluster, Policy(True, 1), None).cluster
     make_secrets(cluster)
     key = cluster.api_key()
     make_secrets(cluster)
@@ -101,7 +101,17 @@ def test_secrets_are_made_once_and_are_nobody_elses(tmp_path: Path) -> None:
 
 
 def test_the_server_reads_the_settings_that_were_written(tmp_path: Path) -> None:
-    settings = ServerSettings(make_cluster(tmp_path), Policy(retry=False, max_attempts=2), 2.0)
+    queue = {"quotas": {"nlp": {"CPU": 8}, "*": {"GPU": 1}}, "reserved": {"CPU": 1}, "passing_s": 5}
+    spec = ClusterSpec.model_validate({"retry": "never", "max_attempts": 2, "cpus": 3, "queue": queue})
+    settings = ServerSettings.of(spec, make_cluster(tmp_path))
+    assert settings.policy == Policy(retry=False, max_attempts=2)
+    assert (settings.rules.quotas, settings.rules.reserved) == (queue["quotas"], queue["reserved"])
+    assert (settings.rules.passing_s, settings.rules.shared_cpus) == (5, 3)
+    assert ServerSettings.load(settings.save()) == settings
+    # What isn't ours has no endpoint of ours to be kept free for.
+    elsewhere = replace(settings.cluster, local=False, grows_to={"GPU": 8.0})
+    settings = ServerSettings.of(spec, elsewhere)
+    assert settings.rules.shared_cpus is None
     assert ServerSettings.load(settings.save()) == settings
 
 

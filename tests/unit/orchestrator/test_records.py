@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,47 @@ def test_the_same_name_and_spec_give_the_same_job_unless_again(url: str) -> None
     # Without `again` it is the latest: one that failed and was tried again isn't what counts.
     assert records.submit("index", "docs", {"a": 1}) == (third, False)
     assert records.submit("index", "docs", {"a": 2})[0].id not in {first.id, f"{first.id}-2", f"{first.id}-3"}
+
+
+def test_how_a_job_is_queued_is_no_part_of_what_it_is(url: str) -> None:
+    records = Records(url)
+    spec: dict[str, Any] = {"a": 1}
+    first, _ = records.submit("index", "docs", {**spec, "queue": {"priority": 1}}, judged=True)
+    assert first.id == job_id("index", "docs", spec)
+    assert records.known("index", "docs", spec)
+    assert not records.known("index", "docs", {"a": 2})
+    # While it waits it is queued as it was last submitted; whether it fits was found out.
+    again, created = records.submit("index", "docs", {**spec, "queue": {"priority": 9}})
+    assert (again.id, created, again.queue.priority, again.judged) == (first.id, False, 9, True)
+    records.begin_attempt(first.id)
+    again, _ = records.submit("index", "docs", {**spec, "queue": {"priority": 2}})
+    assert again.queue.priority == 9
+    # Of before there was a choice.
+    assert records.submit("index", "old", spec)[0].queue.project == "default"
+
+
+def test_what_is_known_of_an_attempt_is_told_with_its_job_until_that_has_ended(url: str) -> None:
+    times = iter(range(100, 200))
+    records = Records(url, clock=lambda: float(next(times)))
+    job, _ = records.submit("index", "docs", {})
+    assert (job.history, job.waiting_since) == ((), job.created_at)
+    records.note_first(job.id)
+    (attempt,) = records.begin_attempt(job.id).history
+    assert attempt.starting_since == attempt.submitted_at
+    records.note_start(job.id, starting=False)
+    records.ask_end(job.id, Reason.PREEMPTED, "made room for b")
+    records.ask_end(job.id, Reason.RUN_TIMEOUT, "too late")
+    attempt = records.get(job.id).current
+    assert (attempt.starting_since, attempt.reason) == (None, None)
+    assert (attempt.end_reason, attempt.end_message) == (Reason.PREEMPTED, "made room for b")
+    retried = records.change(job.id, State.RETRYING, Reason.PREEMPTED)
+    assert (retried.current.reason, retried.waiting_since) == (Reason.PREEMPTED, retried.current.ended_at)
+    assert retried.first_at == 101
+    second = records.begin_attempt(job.id)
+    assert [attempt.number for attempt in second.history] == [1, 2]
+    assert second.current.end_reason is None
+    assert records.find()[0].history == records.get(job.id).history == second.history
+    assert records.change(job.id, State.FAILED, Reason.USER_ERROR).history == ()
 
 
 def test_the_id_depends_on_the_kind_and_not_on_the_order_of_keys() -> None:

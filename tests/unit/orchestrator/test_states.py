@@ -7,7 +7,7 @@ from tandem.errors import InputError
 from tandem.orchestrator.states import (
     FINAL,
     NEXT,
-    RETRYABLE,
+    RETRIES,
     USER_ERROR_TYPES,
     Observation,
     Reason,
@@ -17,14 +17,28 @@ from tandem.orchestrator.states import (
 )
 
 
-def test_every_reason_says_whether_it_is_retried() -> None:
-    assert set(RETRYABLE) == set(Reason)
-    assert {reason for reason, again in RETRYABLE.items() if again} == {
-        Reason.DRIVER_DIED,
-        Reason.NODE_LOST,
-        Reason.HEAD_LOST,
-        Reason.START_FAILED,
+def test_every_reason_says_whether_how_often_and_after_how_long_it_is_retried() -> None:
+    assert set(RETRIES) == set(Reason)
+    limits = {reason: retry.limit for reason, retry in RETRIES.items() if retry is not None}
+    assert limits == {
+        Reason.DRIVER_DIED: 2,
+        Reason.NODE_LOST: 4,
+        Reason.HEAD_LOST: 4,
+        Reason.START_FAILED: 2,
+        Reason.START_TIMEOUT: 1,
+        Reason.PREEMPTED: None,
     }
+    lost = RETRIES[Reason.NODE_LOST]
+    assert lost is not None
+    assert [lost.backoff_s(times) for times in (0, 1, 2, 10)] == [5, 10, 20, 300]
+
+
+@pytest.mark.parametrize(
+    ("status", "phase", "works"),
+    [("PENDING", None, False), ("RUNNING", None, False), ("RUNNING", "workers", False), ("RUNNING", "prepare", True)],
+)
+def test_an_attempt_works_once_it_says_so_and_has_its_workers(status: str, phase: str | None, works: bool) -> None:
+    assert Observation(status, phase=phase).works is works
 
 
 def test_nothing_follows_a_final_state_and_every_other_can_reach_one() -> None:
@@ -59,6 +73,7 @@ def test_every_input_error_is_a_user_error() -> None:
         (Observation("FAILED", exit_code=1, error={"type": "OutOfMemoryError"}), State.FAILED, Reason.OUT_OF_MEMORY),
         (Observation("FAILED", exit_code=1, error={"type": "ActorDiedError"}), State.FAILED, Reason.NODE_LOST),
         (Observation("FAILED", exit_code=1, error={"type": "ValueError"}), State.FAILED, Reason.JOB_ERROR),
+        (Observation("FAILED", exit_code=1, error={"type": "PreemptedError"}), State.FAILED, Reason.PREEMPTED),
     ],
 )
 def test_how_an_attempt_ended(seen: Observation, state: State, reason: Reason) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tandem.config.cluster import Cluster
 from tandem.errors import DataError, StoreError, WorkerLostError
-from tandem.orchestrator.states import RETRYABLE, Observation, Reason, ending
+from tandem.orchestrator.states import RETRIES, Observation, Reason, ending
 from tandem.runner import __main__ as runner
 
 
@@ -149,7 +149,7 @@ def test_out_of_ray_trains_wrappers_comes_what_decides_on_another_attempt(
     written = json.loads((job / "error.json").read_text())
     assert what in written["what"]
     assert ending(Observation("FAILED", exit_code=status, error=written))[1] == reason
-    assert RETRYABLE[reason] == (reason == Reason.NODE_LOST)
+    assert (RETRIES[reason] is not None) == (reason == Reason.NODE_LOST)
 
 
 def test_broken_spec_is_an_error_too(job: Path) -> None:

@@ -82,6 +82,7 @@ def test_a_job_is_shown_with_its_changes(client: TestClient, world: World) -> No
     shown = client.get(f"/api/v1/jobs/{job['id']}").json()
     assert shown["spec"] == index_spec("docs")
     assert [event["state"] for event in shown["events"]] == ["QUEUED", "STARTING"]
+    assert shown["attempts"][0]["number"] == 1
     assert shown["attempts"][0]["submission_id"] == f"{job['id']}.1"
     assert client.get("/api/v1/jobs/docs").json()["id"] == job["id"]
     missing = client.get("/api/v1/jobs/nope")
@@ -115,6 +116,37 @@ def test_logs_progress_and_result(client: TestClient, world: World) -> None:
     assert client.get(f"{url}/result").json() == {"chunks": 3}
     assert client.get(f"{url}/logs?offset=4").text == "two\n"
     assert client.get(f"{url}/logs?offset=-1").status_code == 422
+
+
+def test_what_could_never_start_is_refused_unless_it_was_there_before(client: TestClient, world: World) -> None:
+    wide = {"workers": 9}
+    body = {"spec": index_spec("wide", embedder=wide)}
+    response = client.post("/api/v1/jobs", json=body)
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "SpecError")
+    assert "needs 10 CPUs, the cluster has 4 CPUs" in response.json()["error"]["what"]
+    assert response.json()["error"]["where"].startswith("job wide: embedder.workers")
+    assert client.get("/api/v1/jobs").json() == []
+    known = world.submit("wide", embedder=wide)
+    assert client.post("/api/v1/jobs", json=body).json()["id"] == known.id
+    assert client.post("/api/v1/jobs", json={**body, "again": True}).status_code == 400
+
+
+def test_a_job_says_why_it_waits_and_how_it_is_queued(client: TestClient, world: World) -> None:
+    first, second = (submit(client, name) for name in ("a", "b"))
+    spec = index_spec("c", queue={"project": "nlp", "priority": -2})
+    third = client.post("/api/v1/jobs", json={"spec": spec}).json()
+    assert (third["project"], third["priority"], third["waits"]) == ("nlp", -2, None)
+    world.orchestrator.step()
+    waits = {job["id"]: job["waits"] for job in client.get("/api/v1/jobs").json()}
+    assert waits[third["id"]] == "needs 2 CPUs, 0 are free; 1st in line"
+    # They start meanwhile: the next look says so.
+    assert waits[first["id"]] is waits[second["id"]] is None
+    world.orchestrator.step()
+    assert client.get(f"/api/v1/jobs/{first['id']}").json()["waits"] == "starting for 0 s, of at most 1800 s"
+    # Submitted again it is the same job, and goes first from now on.
+    spec = index_spec("c", queue={"priority": 7})
+    again = client.post("/api/v1/jobs", json={"spec": spec}).json()
+    assert (again["id"], again["created"], again["priority"]) == (third["id"], False, 7)
 
 
 def test_stop(client: TestClient, world: World) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import ray.exceptions
 import torch
 
-from tandem.errors import DivergedError, ModelError, OutOfMemoryError, WorkerLostError
-from tandem.orchestrator.states import RETRYABLE, Observation, Reason, State, ending
+from tandem.errors import DivergedError, ModelError, OutOfMemoryError, PreemptedError, WorkerLostError
+from tandem.orchestrator.job_files import JobFiles
+from tandem.orchestrator.states import RETRIES, Observation, Reason, State, ending
 from tandem.training.failures import (
     fit,
     held_memory,
@@ -125,7 +127,7 @@ def test_it_ends_the_job_as_out_of_memory_and_nothing_tries_again(tmp_path: Path
     error = read_failure(tmp_path)
     seen = Observation("FAILED", error={"type": type(error).__name__, "what": str(error)})
     state, reason, _ = ending(seen)
-    assert (state, reason, RETRYABLE[reason]) == (State.FAILED, Reason.OUT_OF_MEMORY, False)
+    assert (state, reason, RETRIES[reason]) == (State.FAILED, Reason.OUT_OF_MEMORY, None)
 
 
 def test_a_broken_loss_ends_the_workers_quietly_and_the_first_one_writes(tmp_path: Path) -> None:
@@ -139,6 +141,27 @@ def test_a_broken_loss_ends_the_workers_quietly_and_the_first_one_writes(tmp_pat
     assert isinstance(error, DivergedError)
     assert str(error) == "batch.json: the loss is nan (look)"
     assert ending(Observation("FAILED", error={"type": "DivergedError", "what": "x"}))[1] == Reason.USER_ERROR
+
+
+def test_a_job_that_steps_aside_ends_its_workers_quietly_and_its_driver_says_so(tmp_path: Path) -> None:
+    def step_aside() -> None:
+        raise PreemptedError("stepped aside after step 3 of 9, which is stored")
+
+    run(step_aside, tmp_path, worker=1)
+    assert read_failure(tmp_path) is None
+    run(step_aside, tmp_path, worker=0)
+    with pytest.raises(PreemptedError, match="after step 3 of 9") as raised:
+        fit(lambda: None, tmp_path)
+    seen = Observation("FAILED", exit_code=1, error={"type": type(raised.value).__name__, "what": raised.value.what})
+    assert ending(seen)[1] == Reason.PREEMPTED
+
+
+def test_a_job_whose_workers_fail_has_none_until_others_start(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    (tmp_path / "progress.json").write_text(json.dumps({"phase": "train", "done": 3}))
+    assert files.phase() == "train"
+    memory_watch(tmp_path).after_exception(None, {0: RuntimeError("odd")})
+    assert files.phase() == "workers"
 
 
 def test_what_a_person_must_mend_is_not_tried_again(tmp_path: Path) -> None:
@@ -174,7 +197,7 @@ def test_a_worker_that_is_left_alone_says_so_and_another_attempt_is_made(tmp_pat
         run(left, tmp_path, worker=1)
     assert read_failure(tmp_path) is None
     seen = Observation("FAILED", error={"type": type(caught.value).__name__, "what": caught.value.what})
-    assert RETRYABLE[ending(seen)[1]]
+    assert RETRIES[ending(seen)[1]] is not None
 
 
 def test_the_memory_that_a_worker_holds_is_said_in_gib() -> None:

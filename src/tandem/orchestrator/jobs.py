@@ -1,0 +1,86 @@
+"""A job's record and its attempts, as the rest of the program sees them. Times are seconds since the epoch, UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tandem.orchestrator.states import Reason, State
+from tandem.specs import QueueSpec
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One submission to Ray.
+
+    Attributes:
+        number: From 1.
+        reason: Why it ended; None while it lives.
+        submitted_at: When it was written down, just before it was submitted.
+        starting_since: Since when it hasn't begun to work, or waits for workers again; None while it works.
+        end_reason: Why we asked for its end; None if we didn't.
+        end_message: The same in a sentence.
+        end_asked_at: When that was written down.
+        ended_at: When it had ended.
+    """
+
+    number: int
+    reason: Reason | None
+    submitted_at: float
+    starting_since: float | None
+    end_reason: Reason | None
+    end_message: str
+    end_asked_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's record.
+
+    Attributes:
+        judged: Whether it was found to fit the cluster when it was submitted.
+        first_at: When it became the first in its line; None if it never was.
+        queue: How it is queued, of its spec.
+        history: Its attempts, oldest first; none once it has ended.
+    """
+
+    id: str
+    name: str
+    kind: str
+    spec: dict[str, Any]
+    state: State
+    reason: Reason
+    message: str
+    attempt: int
+    acknowledged: bool
+    stop_requested: bool
+    judged: bool
+    not_before: float
+    created_at: float
+    started_at: float | None
+    first_at: float | None
+    ended_at: float | None
+    queue: QueueSpec
+    history: tuple[Attempt, ...]
+
+    @property
+    def submission_id(self) -> str:
+        """The id under which Ray knows the current attempt; the same however often it is asked for."""
+        return f"{self.id}.{self.attempt}"
+
+    @property
+    def current(self) -> Attempt:
+        """The attempt that lives, or the last one that did."""
+        return self.history[-1]
+
+    @property
+    def waiting_since(self) -> float:
+        """Since when a job waits that does."""
+        return (self.history[-1].ended_at if self.history else None) or self.created_at
+
+
+def queue_of(spec: Mapping[str, Any]) -> QueueSpec:
+    """How a job is queued; of one that was submitted before there was a choice, as if it had made none."""
+    return QueueSpec.model_validate(spec.get("queue", {}))
