@@ -7,6 +7,7 @@ a quota: every job in line is looked at, and told why it waits.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 from pathlib import Path
@@ -56,6 +57,7 @@ def _measure(length: int) -> dict[str, Any]:
         for number in range(length + 8):
             made = spec(number)
             records.submit("finetune", made["name"], made, judged=True)
+        gc.freeze()  # as the server does
         for _ in range(WARM_UP):
             orchestrator.step()
         open_jobs = records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])

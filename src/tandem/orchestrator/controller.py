@@ -20,7 +20,7 @@ from tandem.orchestrator.actions import (
 )
 from tandem.orchestrator.admission import REMEDY
 from tandem.orchestrator.jobs import Attempt, Job
-from tandem.orchestrator.resources import Room, demand, lacking, says
+from tandem.orchestrator.resources import Room, lacking, says
 from tandem.orchestrator.scheduler import Holding, Rules, Waiting, schedule
 from tandem.orchestrator.states import RETRIES, UNREACHABLE, Observation, Reason, State, ending
 
@@ -108,7 +108,7 @@ def _waiting(job: Job, room: Room) -> Waiting:
         id=job.id,
         project=job.queue.project,
         priority=job.queue.priority,
-        demand=demand(job.spec, gpus=room.gpus),
+        demand=job.demands[room.gpus],
         attempt=job.attempt + 1,
         # One that ran fitted once: machines have gone since, and may come back.
         judged=job.judged or job.attempt > 0,
@@ -122,7 +122,7 @@ def _holding(job: Job, room: Room) -> Holding:
         id=job.id,
         project=job.queue.project,
         priority=job.queue.priority,
-        held=room.held_by(demand(job.spec, gpus=room.gpus)),
+        held=room.held_by(job.demands[room.gpus]),
         preemptible=job.queue.preemptible,
         leaving=job.stop_requested or job.current.end_reason is not None,
         started_at=job.current.submitted_at,
@@ -194,7 +194,7 @@ def _why_it_does_not_work(job: Job, seen: Observation, room: Room | None, now: f
         return {}
     why = f"starting for {_seconds(attempt, now):.0f} s, of at most {job.queue.max_start_s:g} s"
     if room is not None:
-        needs = demand(job.spec, gpus=room.gpus).needs
+        needs = job.demands[room.gpus].needs
         if lacks := lacking(needs, room.now):
             why += f"; needs {says(needs, lacks)}, the cluster has {says(lacks)} now: waits for machines"
             why += " of the autoscaler" if room.grows_to else ""

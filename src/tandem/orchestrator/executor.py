@@ -92,7 +92,8 @@ class Orchestrator:
             spec: Canonical.
 
         Returns:
-            Whether it was found that it could; False where Ray can't be asked, and it is found out later.
+            Whether it was found that it could; False where Ray can't be asked, or its machines are just coming: then it
+            is found out later.
 
         Raises:
             SpecError: What it asks for, and what there is.
@@ -101,9 +102,9 @@ class Orchestrator:
         if room is None:
             return False
         refused = refusal(spec, room, self._rules)
-        if refused is not None:
+        if refused is not None and room.settled(self._clock()):
             raise refused
-        return True
+        return refused is None
 
     def step(self) -> list[Action]:
         """One turn: look, decide, act.
@@ -146,12 +147,14 @@ class Orchestrator:
             return None
         machines = tuple(offered(machine.resources) for machine in found)
         before = self._room
+        since = self._clock() if before is None or before.machines != machines else before.since
         return Room(
             machines=machines,
             grows_to=self._cluster.grows_to,
             reserved=self._rules.reserved,
             shared={} if self._rules.shared_cpus is None else {"CPU": self._rules.shared_cpus},
-            since=before.since if before is not None and before.machines == machines else self._clock(),
+            # No machine comes to a local cluster: it is the one that we are on.
+            since=0.0 if self._cluster.local else since,
         )
 
     def _observe(self, job: Job) -> Observation:

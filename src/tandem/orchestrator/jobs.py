@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from tandem.orchestrator.resources import Demand, demand
 from tandem.orchestrator.states import Reason, State
 from tandem.specs import QueueSpec
 
@@ -69,6 +71,11 @@ class Job:
     def submission_id(self) -> str:
         """The id under which Ray knows the current attempt; the same however often it is asked for."""
         return f"{self.id}.{self.attempt}"
+
+    @cached_property
+    def demands(self) -> tuple[Demand, Demand]:
+        """What it asks for of a cluster without GPUs, and of one with some."""
+        return demand(self.spec, gpus=False), demand(self.spec, gpus=True)
 
     @property
     def current(self) -> Attempt:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import select
@@ -19,10 +18,10 @@ from sqlalchemy.orm import Session
 from tandem.errors import NotFoundError, TandemError
 from tandem.orchestrator.database import open_database
 from tandem.orchestrator.identity import again_id, job_id, same_identity
-from tandem.orchestrator.jobs import Attempt, Job, queue_of
+from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.rows import COLUMNS, jobs_of
 from tandem.orchestrator.states import NEXT, Reason, State
 from tandem.orchestrator.tables import AttemptRow, Base, EventRow, JobRow
-from tandem.specs import QueueSpec
 
 SUBMIT_TRIES = 20
 
@@ -84,7 +83,7 @@ class Records:
                 state = State(latest.state)
                 if not (state.active or state.final):
                     latest.spec = json.dumps(spec)
-                return _jobs(session, [latest])[0], False
+                return jobs_of(session, [latest])[0], False
             if same:
                 identifier = again_id(identifier, set(same))
             now = self._clock()
@@ -96,7 +95,7 @@ class Records:
             session.add(row)
             session.flush()
             session.add(EventRow(job_id=identifier, at=now, attempt=0, state=row.state, reason=row.reason, message=""))
-            return _jobs(session, [row])[0], True
+            return jobs_of(session, [row])[0], True
 
     def get(self, identifier: str) -> Job:
         """One job, by its id or, failing that, the latest of its name.
@@ -105,7 +104,7 @@ class Records:
             NotFoundError: Neither an id nor a name.
         """
         with Session(self._engine) as session:
-            return _jobs(session, [self._find(session, identifier)])[0]
+            return jobs_of(session, [self._find(session, identifier)])[0]
 
     def find(
         self,
@@ -117,7 +116,7 @@ class Records:
     ) -> list[Job]:
         """Jobs in the order of their submission; with a limit, the latest so many."""
         # Plain rows: each turn of the control loop reads all that wait, and objects of the session take twice as long.
-        query = select(*JobRow.__table__.columns).order_by(JobRow.seq.desc())
+        query = select(*COLUMNS).order_by(JobRow.seq.desc())
         if states:
             query = query.where(JobRow.state.in_([str(state) for state in states]))
         if name is not None:
@@ -127,7 +126,7 @@ class Records:
         if limit is not None:
             query = query.limit(limit)
         with Session(self._engine) as session:
-            return _jobs(session, session.execute(query).all()[::-1])
+            return jobs_of(session, session.execute(query).all()[::-1])
 
     def events(self, identifier: str) -> list[dict[str, Any]]:
         """Every change of a job, oldest first: at, attempt, state, reason, message."""
@@ -150,7 +149,7 @@ class Records:
             row = self._find(session, identifier)
             if not State(row.state).final:
                 row.stop_requested = True
-            return _jobs(session, [row])[0]
+            return jobs_of(session, [row])[0]
 
     def begin_attempt(self, identifier: str) -> Job:
         """Write down that the next attempt is about to be submitted, before it is."""
@@ -167,7 +166,7 @@ class Records:
                 )
             )  # fmt: skip
             session.flush()
-            return _jobs(session, [row])[0]
+            return jobs_of(session, [row])[0]
 
     def acknowledge(self, identifier: str) -> None:
         """Ray has said that it knows the current attempt."""
@@ -217,7 +216,7 @@ class Records:
                 attempt.reason, attempt.message, attempt.exit_code = str(reason), message, exit_code
                 attempt.ended_at = self._clock()
             session.flush()
-            return _jobs(session, [row])[0]
+            return jobs_of(session, [row])[0]
 
     def _change(self, session: Session, row: JobRow, state: State, reason: Reason, message: str) -> None:
         if state not in NEXT[State(row.state)]:
@@ -251,39 +250,3 @@ def _same(session: Session, name: str, identifier: str) -> list[str]:
 def _current(session: Session, row: JobRow) -> AttemptRow:
     query = select(AttemptRow).where(AttemptRow.job_id == row.id, AttemptRow.number == row.attempt)
     return session.scalars(query).one()
-
-
-def _jobs(session: Session, rows: Sequence[Any]) -> list[Job]:
-    """Rows of the table as jobs, mapped or plain, with the attempts of those that haven't ended."""
-    history: dict[str, list[Attempt]] = {}
-    begun = [row.id for row in rows if row.attempt and not State(row.state).final]
-    if begun:
-        query = select(AttemptRow).where(AttemptRow.job_id.in_(begun)).order_by(AttemptRow.number)
-        for row in session.scalars(query):
-            history.setdefault(row.job_id, []).append(_attempt(row))
-    return [_job(row, tuple(history.get(row.id, ()))) for row in rows]
-
-
-def _job(row: Any, history: tuple[Attempt, ...]) -> Job:
-    spec, queue = _parsed(row.spec)
-    return Job(
-        id=row.id, name=row.name, kind=row.kind, spec=spec, queue=queue, state=State(row.state),
-        reason=Reason(row.reason), message=row.message, attempt=row.attempt, acknowledged=row.acknowledged,
-        stop_requested=row.stop_requested, judged=row.judged, not_before=row.not_before, created_at=row.created_at,
-        started_at=row.started_at, first_at=row.first_at, ended_at=row.ended_at, history=history,
-    )  # fmt: skip
-
-
-def _attempt(row: AttemptRow) -> Attempt:
-    return Attempt(
-        number=row.number, reason=Reason(row.reason) if row.reason else None, submitted_at=row.submitted_at,
-        starting_since=row.starting_since, end_reason=Reason(row.end_reason) if row.end_reason else None,
-        end_message=row.end_message, end_asked_at=row.end_asked_at, ended_at=row.ended_at,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=4096)
-def _parsed(spec: str) -> tuple[dict[str, Any], QueueSpec]:
-    # Each turn reads all jobs that wait, and their specs stay as they are.
-    parsed: dict[str, Any] = json.loads(spec)
-    return parsed, queue_of(parsed)

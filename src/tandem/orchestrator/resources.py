@@ -13,6 +13,7 @@ from typing import Any
 OF_TYPE = "GPU:"
 _RAY_TYPE = "accelerator_type:"  # the resource by which a node says which GPUs it has
 _RAYS_OWN = ("node:", "object_store_memory", _RAY_TYPE)
+SETTLED_AFTER_S = 60.0  # a head is up before its machines are: what is too large for them isn't refused at once
 _EPSILON = 1e-6  # shares of a GPU are floats
 _GIB = 2**30
 
@@ -129,6 +130,10 @@ class Room:
     def gpus(self) -> bool:
         """Whether a node that lives has any."""
         return any(machine.get("GPU") for machine in self.machines)
+
+    def settled(self, now: float) -> bool:
+        """Whether what is too large for it may be refused: it has machines, and no others have come for a while."""
+        return bool(self.machines) and now - self.since >= SETTLED_AFTER_S
 
     def limit(self, held: Amounts) -> dict[str, float]:
         """What jobs may hold together; all of a resource of which no job holds anything yet."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from tandem.orchestrator.resources import Amounts, Demand, Room, lacking, says, says_short, summed
 
-JUDGED_AFTER_S = 60.0  # a head is up before its machines are: what is too large for them isn't refused at once
 ANY_PROJECT = "*"
 
 
@@ -240,7 +239,7 @@ class _Turn:
         why = too_large(job.demand, job.project, self._room, self._rules)
         if why is None:
             return False
-        if not job.judged and self._now - self._room.since >= JUDGED_AFTER_S:
+        if not job.judged and self._room.settled(self._now):
             self.plan.refused[job.id] = why
         else:
             self.plan.waits[job.id] = f"{why}: it waits for that to change"

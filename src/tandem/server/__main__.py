@@ -6,6 +6,7 @@ what the records say goes on when the head is back.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -57,6 +58,8 @@ def main(arguments: list[str]) -> int:
     ray = HttpRayJobs(cluster)
     orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules)
     app = create_app(records, orchestrator, Deployer(cluster, ray), api_key=cluster.api_key())
+    # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
+    gc.freeze()
     stopping = threading.Event()
     thread = threading.Thread(
         target=loop, args=(orchestrator, cluster.storage / "cluster.json", stopping), name="control-loop", daemon=True

@@ -101,7 +101,8 @@ def test_a_node_is_read_as_the_dashboard_describes_it() -> None:
         "mem": [64 * GIB, 1, 2.0, 3],
         "gpus": [{"memoryTotal": 40960}, {"memoryTotal": 81920}],
     }
-    assert machine_of(node) == Machine(cpus=8.0, gpus=2.0, memory=64 * GIB, gpu_memory=40 * GIB)
+    resources = {"CPU": 8.0, "GPU": 2.0}
+    assert machine_of(node) == Machine(cpus=8.0, gpus=2.0, memory=64 * GIB, gpu_memory=40 * GIB, resources=resources)
     assert machine_of({}) == Machine(cpus=0.0, gpus=0.0, memory=0, gpu_memory=0)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -195,18 +196,21 @@ def test_a_job_that_could_never_start_is_refused_where_ray_can_be_asked(world: W
     assert "ask for less" in str(refused.value.remedy)
 
 
-def test_what_was_not_judged_at_submission_is_judged_when_the_cluster_has_settled(world: World) -> None:
-    world.ray.nodes = [{"CPU": 1.0}]
+def test_a_cluster_elsewhere_is_judged_by_when_no_machine_has_come_for_a_minute(world: World) -> None:
+    world.cluster = replace(world.cluster, local=False)
+    world.restart()
+    world.ray.nodes = []
     job = finetune_job(world, "a")
-    world.orchestrator.step()
-    assert world.state(job) == "QUEUED"
-    world.now += 59
-    world.ray.nodes = [{"CPU": 1.0}, {"CPU": 1.0}]
-    world.orchestrator.step()
-    world.now += 59
-    world.orchestrator.step()
-    assert world.state(job) == "QUEUED"
+    for nodes, seconds in (([], 100), ([{"CPU": 1.0}], 59), ([{"CPU": 1.0}] * 2, 59)):
+        world.ray.nodes = nodes
+        world.orchestrator.step()
+        world.now += seconds
+        world.orchestrator.step()
+        assert not world.orchestrator.judge(finetune(5))
+        assert world.state(job) == "QUEUED"
     world.now += 1
+    with pytest.raises(SpecError):
+        world.orchestrator.judge(finetune(5))
     world.orchestrator.step()
     assert (world.state(job), world.records.get(job.id).reason) == ("FAILED", "user_error")
 
