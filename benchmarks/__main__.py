@@ -22,6 +22,7 @@ from benchmarks.report import Result, show, write
 BENCHMARKS = {
     "retrieval": retrieval.run,
     "ingestion": ingestion.run,
+    "ingestion-memory": ingestion.run_memory,
     "engine": engine.run,
     "adapters": adapters.run,
     "overhead": overhead.run,
