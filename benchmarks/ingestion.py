@@ -2,9 +2,10 @@
 
 Every row of a file is a document that makes one chunk, so that all embed the same texts, with the same model, on all
 cores. The bare embedder is the ceiling: it reads nothing and writes nothing, and computes in bf16 where the processor
-does and the texts' neighbours stay, as the job decides it. Each runs in a process of its own. What counts is the same for all, and stands in `ingestion_sides`: from the beginning of reading to the last vector stored.
-The others have no start in it, so that their rates don't depend on how many documents there are, and they get fewer;
-the job has, and gets what an index has.
+does and the texts' neighbours stay, as the job decides it. Each runs in a process of its own. What counts is the same
+for all, and stands in `ingestion_sides`: from the beginning of reading to the last vector stored. The others have no
+start in it, so that their rates don't depend on how many documents there are, and they get fewer; the job has, and gets
+what an index has.
 
 `ingestion_memory` asks whether a process or the object store grows with the corpus, with a tiny random embedder as a
 stand-in. Workers are watched under what they do at the time; `together` is all of Ray's and the driver's processes and
