@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cachetools import LRUCache
 
 from tandem.artifacts.manifest import sha256_file
+from tandem.config.machine import read_processor
 from tandem.errors import ModelError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Embedder:
         try:
             self._model: Any = SentenceTransformer(
                 str(model_path),
+                device="cuda" if read_processor().has_gpu else "cpu",
                 trust_remote_code=False,
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
