@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
 PIP_ARGS ?=
 
-.PHONY: venv demo test check browser bench clean
+.PHONY: venv demo test test-gpu check browser bench clean
 
 venv: $(VENV)/.ready
 
@@ -39,6 +39,11 @@ check: venv
 
 test: check browser
 	$(BIN)/pytest
+
+# On a machine with an NVIDIA GPU and a build of torch for it: the parts that need one.
+test-gpu: venv
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[qlora]'
+	$(BIN)/pytest tests/gpu
 
 # The tests of the chat page and of the report open them in a browser. It is installed where that needs nobody's password.
 browser:

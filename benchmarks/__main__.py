@@ -12,6 +12,7 @@ from benchmarks import (
     engine,
     ingestion,
     launcher,
+    launcher_gpu,
     memory,
     overhead,
     queue,
@@ -23,6 +24,7 @@ from benchmarks.report import Result, show, write
 BENCHMARKS = {
     "retrieval": retrieval.run,
     "ingestion": ingestion.run,
+    "ingestion-memory": ingestion.run_memory,
     "engine": engine.run,
     "adapters": adapters.run,
     "overhead": overhead.run,
@@ -33,17 +35,21 @@ BENCHMARKS = {
     "launcher": launcher.run,
     "queue": queue.run,
 }
+ON_GPU = {"launcher-gpu": launcher_gpu.run}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS | ON_GPU)}; default: all that need no GPU"
+    )
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of the JSON")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    known = BENCHMARKS | ON_GPU
+    if unknown := [name for name in arguments.names if name not in known]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}")
     for name in arguments.names or BENCHMARKS:
-        made = BENCHMARKS[name]()
+        made = known[name]()
         for result in [made] if isinstance(made, Result) else made:
             show(result)
             print(f"written: {write(result, arguments.results)}\n")

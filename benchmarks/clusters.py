@@ -51,8 +51,6 @@ def cluster_in(storage: Path, ray_address: str, *, endpoint_url: str = NOWHERE) 
 @contextmanager
 def serving_cluster(storage: Path) -> Iterator[Cluster]:
     """A Ray head whose Serve runs in its fast mode, as `tandem up` starts it, and HTTP on a port of its own."""
-    from ray import serve
-
     from tandem.config.cluster import STORAGE_VARIABLE
     from tandem.orchestrator.processes import free_port
     from tandem.orchestrator.ray_head import haproxy_environment
@@ -63,6 +61,9 @@ def serving_cluster(storage: Path) -> Iterator[Cluster]:
         _environment({STORAGE_VARIABLE: str(storage)} | haproxy_environment(Path(fast))),
         ray_head() as address,
     ):
+        # Only now: Serve reads its environment when it is imported, and a handle takes its transport from there.
+        from ray import serve
+
         port = free_port()
         cluster = cluster_in(storage, address, endpoint_url=f"http://127.0.0.1:{port}")
         serve.start(http_options={"host": "127.0.0.1", "port": port})

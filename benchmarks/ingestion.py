@@ -1,10 +1,11 @@
 """How fast do documents get into an index: the job, the bare embedder, the pipelines of Haystack and LlamaIndex.
 
 Every row of a file is a document that makes one chunk, so that all embed the same texts, with the same model, on all
-cores. The bare embedder is the ceiling: it reads nothing and writes nothing. Each runs in a process of its own. What
-counts is the same for all, and stands in `ingestion_sides`: from the beginning of reading to the last vector stored.
-The others have no start in it, so that their rates don't depend on how many documents there are, and they get fewer;
-the job has, and gets what an index has.
+cores. The bare embedder is the ceiling: it reads nothing and writes nothing, and computes in bf16 where the processor
+does and the texts' neighbours stay, as the job decides it. Each runs in a process of its own. What counts is the same
+for all, and stands in `ingestion_sides`: from the beginning of reading to the last vector stored. The others have no
+start in it, so that their rates don't depend on how many documents there are, and they get fewer; the job has, and gets
+what an index has.
 
 `ingestion_memory` asks whether a process or the object store grows with the corpus, with a tiny random embedder as a
 stand-in. Workers are watched under what they do at the time; `together` is all of Ray's and the driver's processes and
@@ -29,8 +30,8 @@ from benchmarks.report import Result, versions
 from benchmarks.texts import ROOT, pieces
 from benchmarks.training_runs import ray_head
 
-DOCUMENTS = {"bare": 2_000, "tandem": 8_000, "haystack": 1_000, "llama_index": 1_000}
-WORDS = 80
+DOCUMENTS = {"bare": 2_000, "tandem": 6_000, "haystack": 1_000, "llama_index": 1_000}
+WORDS, STEP = 48, 32  # of a piece, and from one to the next
 ROUNDS = 2
 SIDES = ("bare", "tandem", "haystack", "llama_index")
 MEMORY_SIZES = (10_000, 100_000)
@@ -50,45 +51,70 @@ WATCHED = {
 OBJECT_STORE, TOGETHER = "object store", "together"
 
 
-def run() -> list[Result]:
-    """All contenders on one file, in rounds that go forth and back; then the job at two sizes."""
+def run() -> Result:
+    """All contenders on files of one kind, in rounds that go forth and back."""
+    embedder = _embedder()
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
+        root = Path(scratch)
+        settings = {
+            side: {"embedder": str(embedder)} | _documents(root / f"documents-{count}.jsonl", count, WORDS, step=STEP)
+            for side, count in DOCUMENTS.items()
+        }
+        dtype = settings["bare"]["dtype"] = _fastest_dtype(settings["bare"])
+        measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for number in range(ROUNDS):
+            for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+                measured[side].append(_run(side, root / f"{number}-{side}", settings[side]))
+                print(f"{side}: {measured[side][-1]}", flush=True)
+    return Result(
+        "ingestion",
+        "chunks per second from documents to a searchable collection",
+        {"documents": str(DOCUMENTS), "words": WORDS, "rounds": ROUNDS, "ceiling": dtype},
+        versions("ray", "torch", "sentence-transformers", "haystack-ai", "llama-index-core", "qdrant-edge-py"),
+        _rows(measured),
+    )
+
+
+def run_memory() -> Result:
+    """The job at two sizes, watched; watching takes a fifth of a core, so nothing is timed."""
+    embedder = _embedder()
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
+        root = Path(scratch)
+        small = _one_layer(embedder, root / "one-layer")
+        rows = [_memory(root / f"memory-{size}", size, small) for size in MEMORY_SIZES]
+    return Result(
+        "ingestion_memory",
+        "peak memory of the index job's processes, MiB",
+        {"embedder": "one layer of it, random weights"},
+        versions("ray", "torch", "sentence-transformers", "qdrant-edge-py"),
+        rows,
+    )
+
+
+def _embedder() -> Path:
     from tandem.artifacts.uris import resolve
     from tandem.config.cluster import storage_path
     from tandem.specs.index import EmbedderSpec
 
-    embedder = resolve(EmbedderSpec().model, storage=storage_path())
-    dtype = "bfloat16" if _computes_bf16() else "float32"  # the ceiling is the faster one
-    with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
-        root = Path(scratch)
-        settings = {
-            side: {"embedder": str(embedder), "dtype": dtype}
-            | _documents(root / f"documents-{count}.jsonl", count, WORDS)
-            for side, count in DOCUMENTS.items()
-        }
-        measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-        for number in range(ROUNDS):
-            for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-                measured[side].append(_run(side, root / f"{number}-{side}", settings[side])[0])
-                print(f"{side}: {measured[side][-1]}", flush=True)
-        small = _one_layer(embedder, root / "one-layer")
-        memory = [_memory(root / f"memory-{size}", size, small) for size in MEMORY_SIZES]
-    packages = versions("ray", "torch", "sentence-transformers", "haystack-ai", "llama-index-core", "qdrant-edge-py")
-    return [
-        Result(
-            "ingestion",
-            "chunks per second from documents to a searchable collection",
-            {"documents": str(DOCUMENTS), "words": WORDS, "rounds": ROUNDS, "ceiling": dtype},
-            packages,
-            _rows(measured),
-        ),
-        Result(
-            "ingestion_memory",
-            "peak memory of the index job's processes, MiB",
-            {"embedder": "one layer of it, random weights"},
-            packages,
-            memory,
-        ),
-    ]
+    return resolve(EmbedderSpec().model, storage=storage_path())
+
+
+def _fastest_dtype(setting: dict[str, Any]) -> str:
+    """The faster one of those that keep the neighbours of what is embedded."""
+    from benchmarks.ingestion_sides import embedded_texts
+    from tandem.config.machine import computes_bf16, read_processor
+    from tandem.retrieval.embedding import Embedder, neighbours_kept
+    from tandem.retrieval.indexing import MEASURED_ON, RECALL_AT, RECALL_KEPT
+
+    if not computes_bf16(read_processor(), cuda=False):
+        return "float32"
+    texts = embedded_texts(setting)[:MEASURED_ON]
+    exact, faster = (
+        Embedder(Path(setting["embedder"]), MEASURED_ON, dtype).encode(texts) for dtype in ("float32", "bfloat16")
+    )
+    kept = neighbours_kept(exact, faster, RECALL_AT)
+    print(f"bf16 keeps {100 * kept:.1f} % of the {RECALL_AT} nearest", flush=True)
+    return "bfloat16" if kept >= RECALL_KEPT else "float32"
 
 
 def _rows(measured: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -108,9 +134,10 @@ def _rows(measured: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
 def _memory(folder: Path, size: int, embedder: Path) -> dict[str, Any]:
     words, step = MEMORY_WORDS
     folder.mkdir()
-    setting = {"embedder": str(embedder), "dtype": "float32"}
+    setting = {"embedder": str(embedder)}
     setting |= _documents(folder / "documents.jsonl", size, words, step=step)
-    _, peaks = _run("tandem", folder / "run", setting)
+    with _watched() as peaks:
+        _run("tandem", folder / "run", setting)
     return {"chunks": size, **{name: peak / MIB for name, peak in peaks.items()}}
 
 
@@ -121,8 +148,8 @@ def _documents(path: Path, count: int, words: int, *, step: int | None = None) -
     return {"documents": str(path), "count": count}
 
 
-def _run(side: str, folder: Path, setting: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """What it measured, and the peak memory of its processes in bytes.
+def _run(side: str, folder: Path, setting: dict[str, Any]) -> dict[str, float]:
+    """What it measured.
 
     Raises:
         SystemExit: It failed; with the end of its log.
@@ -134,16 +161,17 @@ def _run(side: str, folder: Path, setting: dict[str, Any]) -> tuple[dict[str, fl
     return _python(side, folder, setting)
 
 
-def _python(side: str, folder: Path, setting: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+def _python(side: str, folder: Path, setting: dict[str, Any]) -> dict[str, float]:
     (folder / "setting.json").write_text(json.dumps(setting))
     log = folder / "log"
     command = [sys.executable, "-m", "benchmarks.ingestion_sides", side, str(folder)]
     quiet = {"HF_HUB_OFFLINE": "1", "HAYSTACK_TELEMETRY_ENABLED": "False", "CUDA_VISIBLE_DEVICES": ""}
-    with log.open("w") as output, _watched() as peaks:
+    with log.open("w") as output:
         done = subprocess.run(command, cwd=ROOT, env=os.environ | quiet, stdout=output, stderr=output, check=False)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{log.read_text()[-4000:]}")
-    return json.loads((folder / f"{side}.json").read_text()), peaks
+    measured: dict[str, float] = json.loads((folder / f"{side}.json").read_text())
+    return measured
 
 
 @contextmanager
@@ -190,12 +218,6 @@ def _objects() -> float:
         return 0.0
     name = "object_store_memory"
     return float(ray.cluster_resources().get(name, 0.0) - ray.available_resources().get(name, 0.0))
-
-
-def _computes_bf16() -> bool:
-    from tandem.config.machine import computes_bf16, read_processor
-
-    return computes_bf16(read_processor(), cuda=False)
 
 
 def _one_layer(embedder: Path, folder: Path) -> Path:

@@ -88,7 +88,9 @@ def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
     from tandem.specs.rag import RagSpec
 
     model = read_yaml(Path(__file__).parents[1] / "jobs" / "finetune.yaml").data["model"]
-    spec = RagSpec.model_validate({"kind": "rag", "name": NAME, "model": model, "retriever": {"collection": NAME}})
+    # Every question comes three times, and none may find its vector kept.
+    fields = {"model": model, "retriever": {"collection": NAME}, "cache": {"embeddings": 0}}
+    spec = RagSpec.model_validate({"kind": "rag", "name": NAME, **fields})
     path = model_path(spec.model, storage=cluster.storage)
     llm = serve.deployment(NoModel).options(name="LLM", ray_actor_options={"num_cpus": 0}).bind()
     serve.run(assemble(spec, cluster, path, llm), name=NAME, route_prefix="/")
@@ -129,12 +131,16 @@ def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
 
 
 def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], None]:
+    import torch
+
     from tandem.models.engines.prompting import load_tokenizer, token_ids
     from tandem.retrieval.retriever import open_retriever
     from tandem.serving.api_keys import Caller
     from tandem.serving.chat import ChatService
     from tandem.serving.requests import ChatRequest
+    from tandem.serving.searching import embedding_threads
 
+    torch.set_num_threads(embedding_threads())
     retriever = open_retriever(cluster, NAME)
     tokenizer = load_tokenizer(model)
 

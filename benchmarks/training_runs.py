@@ -62,10 +62,13 @@ def run_side(side: str, folder: Path) -> dict[str, Any]:
 
 def _python(side: str, folder: Path, **environment: str) -> dict[str, Any]:
     log = folder / f"{side}.log"
-    workers = json.loads((folder / "setting.json").read_text())["workers"]
+    setting = json.loads((folder / "setting.json").read_text())
+    workers = setting["workers"]
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", "-m"]
     command = [sys.executable, "-m", *(torchrun if side == "torchrun" else []), "benchmarks.training_sides"]
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    if not setting["gpus"]:
+        quiet["CUDA_VISIBLE_DEVICES"] = ""
     with log.open("w") as output:
         done = subprocess.run(
             [*command, side, str(folder)],

@@ -28,40 +28,46 @@ class Setting:
     Attributes:
         model: Folder of the base model.
         train: Rows of messages.
-        eval: The held-out ones.
+        eval: The held-out ones, or None.
         steps: Optimizer steps.
         batch_size: Rows per step.
         learning_rate: Of every step.
         rank: Of the adapter, on all linear layers.
         workers: Of our sides, one core each; the others take all cores in one process.
+        gpus: Of each worker of ours; with none it computes on a processor, whatever the machine has.
+        micro_batch_size: Rows in a forward pass; None for what may be in flight on a processor.
     """
 
     model: str
     train: str
-    eval: str
+    eval: str | None
     steps: int
     batch_size: int
     learning_rate: float
     rank: int
     workers: int
+    gpus: int = 0
+    micro_batch_size: int | None = None
 
     def spec(self) -> Any:
         """The job that says the same."""
         from tandem.specs import FinetuneSpec
 
+        in_flight = min(ROWS_IN_FLIGHT, self.batch_size) // self.workers
         return FinetuneSpec.model_validate(
             {
                 "kind": "finetune",
                 "name": "benchmark",
                 "model": self.model,
-                "data": {"train": self.train, "eval": self.eval},
+                "data": {"train": self.train, **({"eval": self.eval} if self.eval else {"eval_fraction": 0.0})},
                 "lora": {"r": self.rank, "alpha": 2 * self.rank},
                 "workers": self.workers,
+                "gpus_per_worker": self.gpus,
                 "schedule": {
                     "max_steps": self.steps,
                     "epochs": 1000,
                     "batch_size": self.batch_size,
-                    "micro_batch_size": min(ROWS_IN_FLIGHT, self.batch_size) // self.workers,
+                    "micro_batch_size": self.micro_batch_size or in_flight,
                     "learning_rate": self.learning_rate,
                     "scheduler": "constant",
                     "warmup": 0,
@@ -131,7 +137,6 @@ def torchrun(setting: Setting, folder: Path) -> dict[str, Any]:
     from tandem.training.loop_config import LoopConfig
     from tandem.training.worker import train
 
-    os.environ["DS_ACCELERATOR"] = "cpu"
     for name in ("checkpoints", "output"):
         (folder / "torchrun" / name).mkdir(parents=True, exist_ok=True)
     config = LoopConfig(
@@ -141,12 +146,13 @@ def torchrun(setting: Setting, folder: Path) -> dict[str, Any]:
         steps=setting.steps,
         pad_id=0,
         packing=True,
+        cuda=setting.gpus > 0,
         metrics=str(folder / "torchrun" / "metrics.jsonl"),
         checkpoints=str(folder / "torchrun" / "checkpoints"),
         output=str(folder / "torchrun" / "output"),
         started_at=time.time(),
     )
-    train(config, TorchrunGroup())
+    train(config, TorchrunGroup(cuda=config.cuda))
     return _steps(metrics.read(Path(config.metrics)))
 
 

@@ -117,6 +117,8 @@ def test_the_job_learns_and_says_so(unbroken: tuple[JobContext, dict[str, Any]])
     assert result["workers"] == 2
     assert result["resumed_at"] == []
     assert losses(context)[-1] < losses(context)[0] - 0.5  # its frozen random head allows no more
+    (start,) = metrics.starts(metrics.read(context.dir / job.METRICS))
+    assert (start["device"], start["backend"], start["optimizer"]) == ("cpu", "gloo", "AdamW")
     for record in metrics.steps(metrics.read(context.dir / job.METRICS)):
         assert len(record["memory_bytes"]) == 2
         assert min(record["memory_bytes"]) > 50e6

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,20 @@ def store_process() -> psutil.Process:
     return psutil.Process(int(actor.pid))
 
 
+def memory() -> dict[str, int]:
+    """Resident bytes of the largest process of each part: the store, Serve's own, and the replicas."""
+    from ray.util.state import list_actors
+
+    largest: dict[str, int] = {}
+    for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000):
+        kind = str(actor.class_name)
+        part = kind.split(":")[2] if kind.startswith(f"ServeReplica:{APP}:") else kind
+        if actor.name == STORE or "Serve" in kind or "Proxy" in kind:
+            with suppress(psutil.NoSuchProcess):  # killed since
+                largest[part] = max(largest.get(part, 0), psutil.Process(int(actor.pid)).memory_info().rss)
+    return largest
+
+
 @contextmanager
 def stopped(process: psutil.Process) -> Iterator[None]:
     process.send_signal(signal.SIGSTOP)
@@ -160,7 +174,7 @@ def test_whatever_breaks_every_request_has_a_proper_status(indexed: Cluster, end
     seen, stop = Seen(), threading.Event()
     chance = random.Random(0)
     killed: list[tuple[str, float]] = []
-    sizes: list[int] = []
+    sizes: list[dict[str, int]] = []
     began = time.monotonic()
 
     def at(share: float) -> float:
@@ -189,7 +203,7 @@ def test_whatever_breaks_every_request_has_a_proper_status(indexed: Cluster, end
                     seen.note("store goes on")
                     cut_off = True
                 else:
-                    sizes.append(store_process().memory_info().rss)
+                    sizes.append(memory())
                     stop.wait(1)
             assert redeploying is not None
             redeploying.result()
@@ -217,7 +231,13 @@ def test_whatever_breaks_every_request_has_a_proper_status(indexed: Cluster, end
     assert all(any(0 <= cut - when < 5 for when in ingress) for cut in seen.cut), told
     assert seen.statuses[200] > 0.7 * sum(seen.statuses.values()), told
     third = len(sizes) // 3
-    assert max(sizes[-third:]) < 1.1 * max(sizes[third : 2 * third]) + 20e6, sizes
+    middle, last = (
+        {part: max(size.get(part, 0) for size in samples) for part in sizes[-1]}
+        for samples in (sizes[third : 2 * third], sizes[-third:])
+    )
+    print({part: (round(middle[part] / 1e6), round(last[part] / 1e6)) for part in last})
+    assert {"Ingress", "Retriever", "LLM", "ServeController", "HAProxyManager"} <= set(last)
+    assert all(last[part] < 1.1 * middle[part] + 20e6 for part in last), (middle, last)
     # Everything answers again.
     for seed in range(8):
         body = {"model": "soak", "messages": [{"role": "user", "content": f"fox {seed}?"}], "max_tokens": 2}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.job import JobContext
 from tandem.config.cluster import without_password
+
+_SQLITE = "sqlite:///"
 
 
 def open_run(context: JobContext, experiment: str, tags: Mapping[str, str] | None = None) -> tuple[Any, str]:
@@ -25,16 +30,32 @@ def open_run(context: JobContext, experiment: str, tags: Mapping[str, str] | Non
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     uri = context.cluster.mlflow_uri
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is not None:
-        experiment_id = found.experiment_id
-    else:
-        # SQLite's default would be a folder below whatever directory the job runs in.
-        root = (context.storage / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
-        experiment_id = client.create_experiment(experiment, artifact_location=root)
+    with _alone(uri):
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            experiment_id = found.experiment_id
+        else:
+            # SQLite's default would be a folder below whatever directory the job runs in.
+            root = (context.storage / "mlflow-artifacts").absolute().as_uri() if uri.startswith(_SQLITE) else None
+            experiment_id = client.create_experiment(experiment, artifact_location=root)
     tags = {"tandem.job": context.id, "mlflow.runName": context.id, **(tags or {})}
     return client, str(client.create_run(experiment_id, tags=tags).info.run_id)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time: MLflow makes an SQLite file's tables at its first use, and two that do break each other.
+
+    Args:
+        uri: MLflow's; a server sees to it itself.
+    """
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    with Path(uri.removeprefix(_SQLITE) + ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def tracked(context: JobContext, what: str, action: Callable[[], None]) -> bool:

@@ -25,7 +25,7 @@ class Processor:
     Attributes:
         machine: The architecture, as `platform.machine` has it.
         flags: The processor's features, as /proc/cpuinfo has them; empty where there is no such file.
-        cuda_capability: Of the first GPU; None without one.
+        cuda_capability: Of the first GPU; None where this process has none.
     """
 
     machine: str
@@ -34,7 +34,7 @@ class Processor:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether torch sees a GPU."""
+        """Whether this process has a GPU."""
         return self.cuda_capability is not None
 
 
@@ -43,8 +43,22 @@ def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
     import torch
 
     text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    return Processor(platform.machine(), parse_flags(text), capability)
+    ours = torch.cuda.is_available() and not reserved_without_gpu()
+    return Processor(platform.machine(), parse_flags(text), torch.cuda.get_device_capability() if ours else None)
+
+
+def reserved_without_gpu() -> bool:
+    """Whether this process is an actor of Ray's that reserved no GPU: those that it sees belong to others.
+
+    Ray hides GPUs from actors that reserve some of them, and since 2.5x no longer from those that reserve none
+    (https://github.com/ray-project/ray/issues/54868).
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and not context.get_accelerator_ids().get("GPU")
 
 
 def parse_flags(cpuinfo: str) -> frozenset[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tandem.config.machine import read_processor
 from tandem.errors import ModelError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Reranker:
         try:
             self._model: Any = CrossEncoder(
                 str(model_path),
+                device="cuda" if read_processor().has_gpu else "cpu",
                 trust_remote_code=False,
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True},

@@ -196,6 +196,8 @@ def vllm_config(
     return LLMConfig(
         model_loading_config={"model_id": BASE_MODEL, "model_source": str(model)},
         engine_kwargs=options,
+        # Ray's own way holds every piece back, the first one too; ours are paced in `VllmServer`.
+        experimental_configs={"stream_batching_interval_ms": 0},
         # The bundle counts the replica's processors already; the replica actor itself would add one more.
         deployment_config={**deployment, "ray_actor_options": {"num_cpus": 0}},
         placement_group_config={"bundles": [bundle]},

@@ -23,6 +23,7 @@ from tandem.models.loading import adapter_path
 from tandem.models.lora import check_fits
 from tandem.serving.adapters import Adapters
 from tandem.serving.answers import Piece
+from tandem.serving.pacing import paced
 from tandem.specs.adapters import ServedAdapters
 from tandem.specs.compare import EngineSpec
 from tandem.specs.rag import BASE_MODEL
@@ -95,10 +96,10 @@ class VllmServer(LanguageModel):
         await engine._engine_client.remove_lora(lora.lora_int_id)
 
     async def generate(self, request: GenerationRequest, stream: bool = True) -> AsyncGenerator[Piece, None]:
-        """An answer in pieces, as vLLM makes them."""
+        """An answer in pieces, as vLLM makes them; see `paced`."""
         async with (
             self._adapters.using(request.adapter) as key,
-            aclosing(self._generate(replace(request, adapter=key), stream)) as pieces,
+            aclosing(paced(self._generate(replace(request, adapter=key), stream))) as pieces,
         ):
             async for piece in pieces:
                 yield piece

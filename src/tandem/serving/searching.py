@@ -34,7 +34,7 @@ logger = logging.getLogger("ray.serve.tandem")
 RETRIEVER_BATCH = 32
 FOLLOW_S = 5.0  # between two looks at what the collection's name stands for
 EMBED_SLICE = 64  # texts; between two slices a call can end, and searches get their turn
-RETRIEVER_THREADS = 4  # at most: one short question gains nothing from more
+MOST_THREADS = 4  # one short question gains nothing from more
 
 
 class Retriever:
@@ -53,8 +53,7 @@ class Retriever:
 
         from tandem.models.rag_sequence import QuestionEncoder
 
-        # Ray gives an actor with a tenth of a CPU one thread; the question is somebody's waiting time.
-        torch.set_num_threads(min(RETRIEVER_THREADS, cores()))
+        torch.set_num_threads(embedding_threads())
         self._cluster = Cluster.load(Path(storage))
         self._spec = RetrieverSpec.model_validate(spec)
         self._remembered = remembered
@@ -184,6 +183,11 @@ class Retriever:
             remembered=self._remembered,
             questions=self._questions,
         )
+
+
+def embedding_threads() -> int:
+    """Of torch, for questions: more than Ray allows a tenth of a CPU; with all cores the engine would wait."""
+    return max(1, min(MOST_THREADS, cores() // 2))
 
 
 def _too_late() -> UnreachableError:

@@ -140,8 +140,11 @@ class TorchrunGroup:
     """
 
     def __init__(self, *, cuda: bool = False) -> None:
+        import torch
         import torch.distributed
 
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # Ray Train does it for its workers
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if cuda else "gloo")
         self.rank = torch.distributed.get_rank()

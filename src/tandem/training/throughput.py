@@ -80,13 +80,13 @@ class ModelFlops:
         sizes = {True: 0, False: 0}
         for parameter in model.parameters():
             if id(parameter) not in outside:
-                sizes[parameter.requires_grad] += _size(parameter)
+                sizes[parameter.requires_grad] += whole_size(parameter)
         heads = list(head.parameters()) if head is not None else []
         config = model.config.get_text_config()
         return cls(
             frozen=sizes[False],
             trained=sizes[True],
-            head=sum(_size(parameter) for parameter in heads),
+            head=sum(whole_size(parameter) for parameter in heads),
             head_trained=any(parameter.requires_grad for parameter in heads),
             layers=config.num_hidden_layers,
             width=getattr(config, "head_dim", None) * config.num_attention_heads
@@ -169,5 +169,16 @@ def _memory_bytes(device: Any) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _size(parameter: Any) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+def whole_size(parameter: Any) -> int:
+    """Elements of a parameter, whatever this worker's tensor holds of it.
+
+    Under ZeRO 3 the tensor is this worker's share, and `ds_numel` the whole; bitsandbytes packs two weights of 4 bits
+    into each byte.
+
+    Args:
+        parameter: Of the model that DeepSpeed trains.
+    """
+    size = int(getattr(parameter, "ds_numel", parameter.numel()))
+    if getattr(parameter, "quant_state", None) is not None:
+        return 2 * size * int(parameter.element_size())
+    return size

@@ -17,6 +17,8 @@ from tandem.training.failures import recorded
 from tandem.training.group import Notice, RayGroup, WorkerGroup
 from tandem.training.loop import Worker, evaluate, planned, set_up, train_step, write_logits
 from tandem.training.loop_config import LoopConfig
+from tandem.training.methods.engine import optimizer_name
+from tandem.training.throughput import whole_size
 
 
 def train_worker(raw: dict[str, Any]) -> None:
@@ -103,12 +105,10 @@ def _tell_start(config: LoopConfig, worker: Worker, resumed: Resumed) -> None:
 
 
 def _start_record(config: LoopConfig, worker: Worker, resumed: Resumed) -> dict[str, Any]:
+    import torch.distributed
+
     engine = worker.engine
-    parameters = list(engine.module.parameters())
-    # Under ZeRO 3 a parameter's own size is that of this worker's share, and ds_numel the whole.
-    sizes = [
-        (int(getattr(parameter, "ds_numel", parameter.numel())), parameter.requires_grad) for parameter in parameters
-    ]
+    sizes = [(whole_size(parameter), parameter.requires_grad) for parameter in engine.module.parameters()]
     return {
         "started_at_step": resumed.progress.step,
         "workers": worker.workers,
@@ -120,6 +120,8 @@ def _start_record(config: LoopConfig, worker: Worker, resumed: Resumed) -> dict[
         "precision": "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32",
         "zero_stage": worker.engine.zero_optimization_stage(),
         "device": str(worker.engine.device),
+        "backend": torch.distributed.get_backend(),
+        "optimizer": optimizer_name(engine.basic_optimizer),
         "parameters": sum(size for size, _ in sizes),
         "trainable_parameters": sum(size for size, trained in sizes if trained),
         "startup_s": time.time() - config.started_at,

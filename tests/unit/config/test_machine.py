@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
+import torch
 
 from tandem.config.machine import Processor, computes_bf16, parse_flags, read_processor
 
@@ -42,3 +45,20 @@ def test_flags_come_from_the_first_processor():
 
 def test_a_machine_without_cpuinfo_still_has_a_processor(tmp_path: Path):
     assert read_processor(tmp_path / "absent").flags == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("actor", "reserved", "has_gpu"),
+    [
+        (None, [], True),  # a driver
+        ("a1", ["0"], True),
+        ("a1", [], False),  # Ray lets it see the GPUs all the same
+    ],
+)
+def test_an_actor_has_the_gpus_that_it_reserved(monkeypatch, actor, reserved, has_gpu):
+    context = SimpleNamespace(get_actor_id=lambda: actor, get_accelerator_ids=lambda: {"GPU": reserved})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    assert read_processor().has_gpu is has_gpu

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from tandem.training.throughput import ModelFlops, peak_flops
+from tandem.training.throughput import ModelFlops, peak_flops, whole_size
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,17 @@ def test_frozen_weights_cost_no_gradients_of_their_own(model: Any) -> None:
     assert flops.step([128], 16) < full
     # The first layer's input needs no gradient, which the count leaves out of account.
     assert flops.step([128], 16) == pytest.approx(measured_flops(adapted, 128, keep=16), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "size"),
+    [
+        (torch.zeros(3, 4), 12),
+        (SimpleNamespace(ds_numel=40, numel=lambda: 0), 40),  # ZeRO 3: a share of it, which may be empty
+        (SimpleNamespace(quant_state=object(), numel=lambda: 6, element_size=lambda: 1), 12),  # two in a byte
+        (SimpleNamespace(quant_state=object(), numel=lambda: 3, element_size=lambda: 2), 12),
+        (SimpleNamespace(quant_state=None, numel=lambda: 12), 12),  # not packed yet
+    ],
+)
+def test_a_parameter_is_as_large_as_the_model_has_it(parameter: Any, size: int) -> None:
+    assert whole_size(parameter) == size

@@ -60,3 +60,13 @@ def build_engine(model: Any, config: LoopConfig, settings: dict[str, Any]) -> An
         lr_scheduler=None if "scheduler" in settings else scheduler,
     )
     return engine
+
+
+def optimizer_name(optimizer: Any) -> str:
+    """What steps: the optimizer's class, and whether its step is one kernel.
+
+    Args:
+        optimizer: The one that DeepSpeed made of its configuration, not its own around it.
+    """
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    return type(optimizer).__name__ + (", fused" if fused else "")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import varlen
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tandem.config.machine import Processor
+from tandem.training.data import packing
 from tandem.training.data.dataset import Examples, PackedExamples
 from tandem.training.data.packing import (
     FAMILIES,
     PER_DOCUMENT,
+    VARLEN,
     attend_per_document,
     choose_attention,
     documents,
@@ -151,6 +159,54 @@ def test_in_bf16_they_are_as_near_as_rounding_allows(name: str) -> None:
     assert error <= 1.5 * (rounded - exact).norm()
 
 
+def kernel(query: Any, key: Any, value: Any, *bounds: Any, scale: Any, window_size: Any, enable_gqa: bool) -> Any:
+    """What PyTorch's flash attention over sequences of several lengths computes, on a processor, document by document.
+
+    (tokens, heads, head) each; `bounds` are where documents begin, for queries and keys, and the longest of both.
+    """
+    inspect.signature(varlen_attn).bind(
+        query, key, value, *bounds, scale=scale, window_size=window_size, enable_gqa=enable_gqa
+    )
+    starts, of_keys, longest, longest_key = bounds
+    assert of_keys is starts
+    assert longest == longest_key == starts.diff().max()
+    left, right = window_size
+    parts = []
+    for begin, end in pairwise(starts.tolist()):
+        row, column = torch.arange(end - begin)[:, None], torch.arange(end - begin)
+        seen = column <= row + right
+        if left >= 0:
+            seen &= column >= row - left
+        document = [tensor[begin:end].transpose(0, 1) for tensor in (query, key, value)]
+        parts.append(scaled_dot_product_attention(*document, seen, scale=scale, enable_gqa=enable_gqa).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_gpus_kernel_is_asked_for_what_each_document_has_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(varlen, "varlen_attn", lambda *args, **options: asked.append(1) or kernel(*args, **options))
+    monkeypatch.setattr(packing, "read_processor", lambda: Processor("x86_64", frozenset(), (9, 0)))
+    model, examples = tiny(name), rows()
+    exact = logits_alone(model, examples)
+    model.bfloat16()
+    rounded = logits_alone(model, examples).float()
+    assert attend_per_document(model, cuda=True, half=True) == VARLEN
+    error = (packed_logits(model, examples).float() - exact).norm()
+    assert error <= 1.5 * (rounded - exact).norm()
+    assert len(asked) == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm2"])
+def test_what_that_kernel_does_not_take_goes_document_by_document(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "read_processor", lambda: Processor("x86_64", frozenset(), (9, 0)))
+    model, examples = tiny(name), rows()  # in float32, and gpt2's attention drops out
+    alone = logits_alone(model, examples)
+    attend_per_document(model, cuda=True, half=True)
+    torch.testing.assert_close(packed_logits(model, examples), alone, rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(packed_logits(model.bfloat16().train() if name == "gpt2" else model, examples)).all()
+
+
 @pytest.mark.parametrize("name", ["smollm2", "mistral with a window"])
 def test_the_same_attention_still_takes_padded_rows_and_writes_answers(name: str) -> None:
     model, examples = tiny(name), rows()
@@ -179,16 +235,17 @@ def test_a_first_token_with_loss_is_refused_since_its_neighbour_would_predict_it
 
 
 @pytest.mark.parametrize(
-    ("cuda", "half", "flash", "name"),
+    ("cuda", "half", "flash", "varlen", "name"),
     [
-        (False, True, True, PER_DOCUMENT),
-        (True, True, True, "flash_attention_2"),
-        (True, False, True, "sdpa"),
-        (True, True, False, "sdpa"),
+        (False, True, True, True, PER_DOCUMENT),
+        (True, True, True, True, "flash_attention_2"),
+        (True, True, False, True, VARLEN),
+        (True, False, True, True, "sdpa"),
+        (True, True, False, False, "sdpa"),
     ],
 )
-def test_the_attention_is_what_the_device_can(cuda: bool, half: bool, flash: bool, name: str) -> None:
-    assert choose_attention(cuda=cuda, half=half, flash=flash) == name
+def test_the_attention_is_what_the_device_can(cuda: bool, half: bool, flash: bool, varlen: bool, name: str) -> None:
+    assert choose_attention(cuda=cuda, half=half, flash=flash, varlen=varlen) == name
 
 
 def test_every_proven_family_is_proven_here() -> None:

@@ -1,0 +1,34 @@
+"""Jobs that begin together, on a cluster where nothing was ever logged."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+from stand_ins.world import make_cluster
+
+from tandem.artifacts.job import JobContext
+from tandem.artifacts.tracking import open_run
+
+JOBS = 3
+DEADLINE_S = 120
+
+
+def begin(storage: Path, name: str) -> None:
+    open_run(JobContext(name, name, storage, storage, make_cluster(storage)), "together")
+
+
+def test_jobs_that_begin_together_all_have_their_run(tmp_path: Path) -> None:
+    import mlflow
+
+    # Forks: MLflow takes longer to be imported than to make its tables.
+    forking = multiprocessing.get_context("fork")
+    jobs = [forking.Process(target=begin, args=(tmp_path, f"job-{number}")) for number in range(JOBS)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(DEADLINE_S)
+    assert [job.exitcode for job in jobs] == [0] * JOBS
+    client = mlflow.MlflowClient(tracking_uri=make_cluster(tmp_path).mlflow_uri)
+    experiment = client.get_experiment_by_name("together")
+    assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"job-0", "job-1", "job-2"}
