@@ -16,12 +16,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tandem.errors import NotFoundError, TandemError
-from tandem.orchestrator.database import open_database
+from tandem.orchestrator.database import make_tables, open_database
 from tandem.orchestrator.identity import again_id, job_id, same_identity
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.rows import COLUMNS, jobs_of
 from tandem.orchestrator.states import NEXT, Reason, State
-from tandem.orchestrator.tables import AttemptRow, Base, EventRow, JobRow
+from tandem.orchestrator.tables import AttemptRow, EventRow, JobRow
 
 SUBMIT_TRIES = 20
 
@@ -37,7 +37,7 @@ class Records:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._engine = open_database(url)
         self._clock = clock
-        Base.metadata.create_all(self._engine)
+        make_tables(self._engine)
 
     def close(self) -> None:
         """Give up the connections."""

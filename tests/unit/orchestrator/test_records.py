@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 
-from tandem.errors import NotFoundError
+from tandem.errors import InputError, NotFoundError
 from tandem.orchestrator.identity import job_id
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.states import Reason, State
@@ -29,6 +30,16 @@ def test_the_same_name_and_spec_give_the_same_job_unless_again(url: str) -> None
     # Without `again` it is the latest: one that failed and was tried again isn't what counts.
     assert records.submit("index", "docs", {"a": 1}) == (third, False)
     assert records.submit("index", "docs", {"a": 2})[0].id not in {first.id, f"{first.id}-2", f"{first.id}-3"}
+
+
+def test_records_of_another_version_are_refused_before_anything_is_written(url: str) -> None:
+    Records(url).close()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN judged"))
+    engine.dispose()
+    with pytest.raises(InputError, match=r"table jobs has no judged .*move the database away"):
+        Records(url)
 
 
 def test_how_a_job_is_queued_is_no_part_of_what_it_is(url: str) -> None:
