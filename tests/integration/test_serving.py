@@ -226,7 +226,8 @@ def test_adapters_come_and_go_while_requests_run(
         finally:
             stop.set()
         heard = {model: future.result() for model, future in asking.items()}
-    assert heard.pop("app") <= {before["tuned"], added}
+    # The ingress may hear of its default's return a moment after the language model has the other weights.
+    assert heard.pop("app") <= {before["tuned"], added, before["other"]}
     assert heard == {model: {text} for model, text in before.items()}
     assert replicas(APP) == pids
     engine = open_engine(EngineSpec(name="transformers", max_model_len=512), endpoint_models["base"], {"added": fourth})
