@@ -1,8 +1,12 @@
 """The endpoint under concurrent streams beside the same engine without us, and beside `transformers serve`.
 
 All get the same final prompts: the endpoint finds and builds them from questions, the peers are handed the messages
-that it would build. One contender runs at a time, each with all the cores, greedy, and streams its answers. On vLLM
-both compute in bf16 where the processor has it, transformers in float32, in which it decodes faster.
+that it would build. One contender runs at a time, greedy, and streams its answers. On vLLM both compute in bf16 where
+the processor has it, transformers in float32, in which it decodes faster.
+
+Every engine has all cores, and those on vLLM then one fewer, as vLLM's own default is: on two cores an engine on both
+waits for whatever else runs, Ray's own processes above all. What they take of it shows `vllm serve` beside a cluster
+that serves nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ ROUNDS = {1: 6, 4: 4, 16: 2}  # requests of each stream, one after the other
 MAX_TOKENS = 32
 MAX_MODEL_LEN = 1024
 NAME = "endpoint"
+OURS = "Tandem"
+ALL_CORES, CORE_LEFT = "all", "all but one"
 START_S = 300
 QUESTIONS = sum(streams * ROUNDS[streams] for streams in STREAMS) + max(STREAMS)
 
@@ -60,37 +66,36 @@ class Load:
 def run() -> Result:
     """Ask one contender after the other."""
     from tandem.config.cluster import storage_path
+    from tandem.config.machine import cores
     from tandem.models.loading import model_path
     from tandem.specs.loading import read_yaml
 
     model = read_yaml(Path(__file__).parents[1] / "jobs" / "finetune.yaml").data["model"]
     path = model_path(model, storage=storage_path())
     engine = EngineSpec(name="vllm", max_model_len=MAX_MODEL_LEN)
+    engines = {ALL_CORES: engine, CORE_LEFT: engine.model_copy(update={"threads": max(1, cores() - 1)})}
     texts = paragraphs(PASSAGES + QUESTIONS)
     questions = [f"What is meant here: {' '.join(text.split()[:12])}?" for text in texts[PASSAGES:]]
     asked = [[{"role": "user", "content": question}] for question in questions]
-    loads: dict[str, dict[int, Load]] = {}
+    loads: dict[tuple[str, str], dict[int, Load]] = {}
     with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
+        log = Path(scratch) / "server.log"
         with serving_cluster(Path(scratch) / "storage") as cluster:
             index(cluster, NAME, texts[:PASSAGES])
-            spec = RagSpec.model_validate(
-                {
-                    "kind": "rag",
-                    "name": NAME,
-                    "model": model,
-                    "retriever": {"collection": NAME},
-                    "engine": engine.canonical(),
-                    "limits": {"default_max_tokens": MAX_TOKENS},
-                }
-            )
+            fields = {"kind": "rag", "name": NAME, "model": model, "retriever": {"collection": NAME}}
+            fields["limits"] = {"default_max_tokens": MAX_TOKENS}
+            for cores_of, one in engines.items():
+                spec = RagSpec.model_validate(fields | {"engine": one.canonical()})
+                with _deployed(spec):
+                    loads[OURS, cores_of] = _measure(cluster.endpoint_url, NAME, asked)
             prompts = _prompts(cluster, spec, path, questions)
-            _deploy(spec)
-            loads["Tandem"] = _measure(cluster.endpoint_url, NAME, asked)
-        with _vllm_serve(path, engine, Path(scratch) / "vllm.log") as url:
-            loads["vllm serve"] = _measure(url, BASE_MODEL, prompts)
-        with _transformers_serve(path, Path(scratch) / "transformers.log") as url:
-            loads["transformers serve"] = _measure(url, str(path), prompts)
-    ours = loads["Tandem"]
+            with _vllm_serve(path, engine, log) as url:
+                loads["vllm serve beside an idle cluster", ALL_CORES] = _measure(url, BASE_MODEL, prompts)
+        for cores_of, one in engines.items():
+            with _vllm_serve(path, one, log) as url:
+                loads["vllm serve", cores_of] = _measure(url, BASE_MODEL, prompts)
+        with _transformers_serve(path, log) as url:
+            loads["transformers serve", ALL_CORES] = _measure(url, str(path), prompts)
     return Result(
         "endpoint",
         "tokens per second and time to the first of them at so many streams",
@@ -99,15 +104,17 @@ def run() -> Result:
         [
             {
                 "contender": name,
+                "engine's cores": cores_of,
                 "streams": streams,
                 "tokens": load.tokens,
                 "tokens/s": load.tokens_per_s,
-                "Tandem ÷ this": ours[streams].tokens_per_s / load.tokens_per_s,
+                "Tandem ÷ this": ours.tokens_per_s / load.tokens_per_s,
                 "first token, p50 ms": load.first_ms,
-                "Tandem − this, ms": ours[streams].first_ms - load.first_ms,
+                "Tandem − this, ms": ours.first_ms - load.first_ms,
             }
-            for name, by_streams in loads.items()
+            for (name, cores_of), by_streams in loads.items()
             for streams, load in by_streams.items()
+            for ours in [loads[OURS, cores_of][streams]]
         ],
     )
 
@@ -134,12 +141,17 @@ def _prompts(cluster: Cluster, spec: RagSpec, model: Path, questions: Sequence[s
     ]
 
 
-def _deploy(spec: RagSpec) -> None:
+@contextlib.contextmanager
+def _deployed(spec: RagSpec) -> Iterator[None]:
     from ray import serve
 
     from tandem.serving.app import build
 
     serve.run(build(spec.canonical()), name=NAME, route_prefix="/")
+    try:
+        yield
+    finally:
+        serve.delete(NAME)
 
 
 def _dtype(engine: EngineSpec) -> str:

@@ -30,7 +30,10 @@ QUERIES = 200
 TENANTS = 10
 TOP_K = 10
 BATCH = 1_000
-WORDS, STEP = 30, 6  # of a piece, and to the next: they overlap, as chunks do
+WORDS, STEP = (
+    12,
+    6,
+)  # of a piece, and to the next: they overlap, as chunks do; short, since a hundred thousand are embedded
 PATIENCE_S = 20  # a contender that is slower answers fewer queries
 Searched = Callable[[int, str | None], list[int]]
 

@@ -48,12 +48,16 @@ def fit(
     Raises:
         ApiError: 400: the conversation doesn't fit even without passages.
     """
-    bare = compose(prompt, conversation, ())
-    tokens = count(bare)
+    best = compose(prompt, conversation, passages)
+    # Nearly always all of them do; counting takes milliseconds.
+    if count(best) <= budget:
+        return best, list(passages)
+    best = compose(prompt, conversation, ())
+    tokens = count(best)
     if tokens > budget:
         raise too_long(tokens, budget, param="messages")
     # Each passage only adds tokens: bisect for how many fit.
-    low, high, best = 0, len(passages), bare
+    low, high = 0, len(passages) - 1
     while low < high:
         middle = (low + high + 1) // 2
         candidate = compose(prompt, conversation, passages[:middle])

@@ -6,19 +6,21 @@ The ingress knows neither: it calls what `LanguageModel` has.
 from __future__ import annotations
 
 import asyncio
-import json
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from tandem.errors import ModelError, TandemError
+from tandem.errors import InputError, ModelError, TandemError
 from tandem.models.engines import vllm_cpu_lora
 from tandem.models.engines.opening import open_engine
-from tandem.models.engines.protocol import Generation, GenerationRequest
+from tandem.models.engines.prompting import encode, load_tokenizer
+from tandem.models.engines.protocol import FinishReason, Generation, GenerationRequest
 from tandem.models.engines.transformers import TransformersEngine
+from tandem.models.engines.vllm import sampling_params
 from tandem.models.loading import adapter_path
 from tandem.models.lora import check_fits
 from tandem.serving.adapters import Adapters
@@ -26,7 +28,6 @@ from tandem.serving.answers import Piece
 from tandem.serving.pacing import paced
 from tandem.specs.adapters import ServedAdapters
 from tandem.specs.compare import EngineSpec
-from tandem.specs.rag import BASE_MODEL
 
 TRANSFORMERS_BATCH = 16
 TRANSFORMERS_BATCH_WAIT_S = 0.02
@@ -66,6 +67,8 @@ class VllmServer(LanguageModel):
         from ray.serve.llm.deployment import LLMServer
 
         self._model, self._storage = Path(model), Path(storage)
+        self._tokenizer = load_tokenizer(self._model)
+        self._max_model_len: int = config.engine_kwargs["max_model_len"]
         self._server: Any = LLMServer.sync_init(config)
         await self._server.start()
         if "worker_extension_cls" in config.engine_kwargs:
@@ -105,29 +108,32 @@ class VllmServer(LanguageModel):
                 yield piece
 
     async def _generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:
-        from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+        from vllm.exceptions import VLLMClientError, VLLMServerError
+        from vllm.sampling_params import RequestOutputKind
 
-        chat = not isinstance(request.messages, str)
-        body: dict[str, Any] = {
-            "model": request.adapter or BASE_MODEL,
-            "messages" if chat else "prompt": request.messages,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "stop": list(request.stop),
-            "seed": request.seed,
-            "stream": stream,
-        }
-        if stream:
-            body["stream_options"] = {"include_usage": True}
-        begun = (
-            self._server.chat(ChatCompletionRequest(**body))
-            if chat
-            else self._server.completions(CompletionRequest(**body))
-        )
-        async with aclosing(await begun) as items:
-            async for piece in pieces_of(items):
-                yield piece
+        engine = self._server.engine
+        loras = engine._oai_models.lora_requests
+        kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+        try:
+            # Not by vLLM's OpenAI layer: it would write each token as JSON, for us to read it again.
+            (ids,) = await asyncio.to_thread(
+                encode, self._tokenizer, [request], max_model_len=self._max_model_len, adapters=loras
+            )
+            outputs = engine._engine_client.generate(
+                {"prompt_token_ids": ids},
+                sampling_params(request, output_kind=kind),
+                uuid.uuid4().hex,
+                lora_request=loras[request.adapter] if request.adapter else None,
+            )
+            async with aclosing(pieces_of(outputs)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except (InputError, VLLMClientError) as error:
+            # It may quote the prompt; the caller, whose prompt it is, may see it.
+            yield Piece("", refused=str(error))
+        except VLLMServerError:
+            # vLLM has logged why; what Serve logs of it must not quote the prompt.
+            raise TandemError("the engine failed") from None
 
     async def check_health(self) -> None:
         """Fails when the engine's processes are dead, so that Serve replaces the replica."""
@@ -152,43 +158,27 @@ def _fitting(uri: str, model: Path, storage: Path) -> Path:
     return path
 
 
-async def pieces_of(items: AsyncIterable[Any]) -> AsyncGenerator[Piece, None]:
-    """The pieces in what `LLMServer.chat` and `completions` give: one response object, or lists of server-sent events.
+async def pieces_of(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Piece, None]:
+    """The pieces in what vLLM's engine gives: each of its outputs has the text and the tokens that are new.
 
-    vLLM sends the reason of the end and the token counts apart; the last piece has both.
+    Args:
+        outputs: `vllm.RequestOutput` of one request with one answer; closed however this ends, which ends the request.
 
     Raises:
         TandemError: The engine failed.
     """
-    reason: str | None = None
-    usage: dict[str, int] = {}
-    async for item in items:
-        for part in item if isinstance(item, list) else [item]:
-            for chunk in _chunks(part):
-                if fault := chunk.get("error"):
-                    yield _refusal(int(fault.get("code") or 500), str(fault.get("message")))
-                    return
-                usage = chunk.get("usage") or usage
-                for choice in chunk.get("choices") or ():
-                    reason = choice.get("finish_reason") or reason
-                    text = (choice.get("delta") or choice.get("message") or {}).get("content") or choice.get("text")
-                    if text:
-                        yield Piece(text)
-    yield Piece("", reason, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-
-
-def _chunks(part: Any) -> list[dict[str, Any]]:
-    if not isinstance(part, str):
-        return [part.model_dump()]
-    data = [line.removeprefix("data:").strip() for line in part.splitlines() if line.startswith("data:")]
-    return [json.loads(text) for text in data if text != "[DONE]"]
-
-
-def _refusal(code: int, message: str) -> Piece:
-    # The engine's message may quote the prompt; the caller, whose prompt it is, may see it.
-    if 400 <= code < 500:
-        return Piece("", refused=message)
-    raise TandemError("the engine failed")
+    tokens = 0
+    async with aclosing(outputs):
+        async for output in outputs:
+            (answer,) = output.outputs
+            tokens += len(answer.token_ids)
+            reason = answer.finish_reason
+            if reason is None:
+                yield Piece(answer.text)
+            elif reason in get_args(FinishReason):
+                yield Piece(answer.text, reason, len(output.prompt_token_ids), tokens)
+            else:
+                raise TandemError(f"the engine ended the answer: {reason}")
 
 
 class TransformersServer(LanguageModel):

@@ -30,6 +30,9 @@ class EngineSpec(Spec):
         "auto", description="auto: bf16 where the device computes in it"
     )
     kv_cache_gib: float = Field(1.0, gt=0, description="vLLM on a CPU: memory for its key-value cache")
+    threads: int | None = Field(
+        None, ge=1, description="on a CPU: threads that compute; left out: one for each of the machine's cores"
+    )
 
 
 class CompareSpec(Spec):

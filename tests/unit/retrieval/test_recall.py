@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tandem.errors import InputError, NotFoundError
 from tandem.retrieval.embedded import EdgeStore
-from tandem.retrieval.recall import EFS, Measured, RecallCheck, check_recall
+from tandem.retrieval.recall import EFS, Measured, RecallCheck, check_recall, find_themselves
 from tandem.retrieval.store import HNSW_EF, Hit, Point, Query
 from tandem.specs.index import VectorIndexSpec
 
@@ -82,3 +83,33 @@ def test_what_cannot_be_measured_is_said(store: EdgeStore) -> None:
         check_recall(store, "c", k=5, questions=20, target=1.0, progress=quiet)
     with pytest.raises(NotFoundError):
         check_recall(store, "none", k=5, questions=20, target=1.0, progress=quiet)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "dot"])
+def test_every_point_finds_itself_or_what_is_as_near(store: EdgeStore, distance: str) -> None:
+    fill(store, 100, vectors=VectorIndexSpec(distance=distance))
+    ids = [str(uuid.UUID(int=number)) for number in range(40)]
+    assert find_themselves(store, "c", ids) == 40
+    assert find_themselves(store, "c", [*ids, str(uuid.UUID(int=1000))]) == 40
+
+
+class Astray(EdgeStore):
+    """Looks in the opposite direction."""
+
+    def search(self, collection: str, queries: Sequence[Query], *, within_s: float | None = None) -> list[list[Hit]]:
+        opposite = [replace(query, vector=[-value for value in query.vector]) for query in queries]
+        return super().search(collection, opposite, within_s=within_s)
+
+
+def test_a_store_that_answers_with_others_is_found_out(tmp_path: Path) -> None:
+    class Lost(EdgeStore):
+        def search(
+            self, collection: str, queries: Sequence[Query], *, within_s: float | None = None
+        ) -> list[list[Hit]]:
+            opposite = [replace(query, vector=[-value for value in query.vector]) for query in queries]
+            return super().search(collection, opposite, within_s=within_s)
+
+    store = Lost(tmp_path / "lost")
+    fill(store, 50, vectors=VectorIndexSpec(distance="dot"))
+    assert find_themselves(store, "c", [str(uuid.UUID(int=number)) for number in range(10)]) == 0
+    store.close()

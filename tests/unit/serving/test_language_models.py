@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import traceback
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 
 import pytest
-from pydantic import BaseModel
 
 from tandem.errors import TandemError
 from tandem.models.engines import GenerationRequest
@@ -19,45 +18,47 @@ def anyio_backend():
     return "asyncio"
 
 
-class Response(BaseModel):
-    """What vLLM gives when it doesn't stream."""
-
-    choices: list[dict] = []
-    usage: dict | None = None
-    error: dict | None = None
+def output(text: str, tokens: int, reason: str | None = None) -> SimpleNamespace:
+    """What vLLM's engine gives, as far as it is read."""
+    answer = SimpleNamespace(text=text, token_ids=list(range(tokens)), finish_reason=reason)
+    return SimpleNamespace(prompt_token_ids=[1] * 7, outputs=[answer])
 
 
-async def pieces(*items) -> list[Piece]:
-    async def source():
-        for item in items:
-            yield item
+class Engine:
+    """Gives outputs, and knows whether it was let go."""
 
-    return [piece async for piece in pieces_of(source())]
+    def __init__(self, *outputs: SimpleNamespace) -> None:
+        self.outputs, self.closed = outputs, False
 
-
-async def test_events_become_pieces_and_the_last_has_reason_and_counts():
-    got = await pieces(
-        ['data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'],
-        ['data: {"choices":[{"delta":{"content":"Fo"}}]}\n\ndata: {"choices":[{"delta":{"content":"ur"}}]}\n\n'],
-        ['data: {"choices":[{"delta":{"content":"."},"finish_reason":"stop"}]}\n\n'],
-        ['data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}\n\n', "data: [DONE]\n\n"],
-    )
-    assert got == [Piece("Fo"), Piece("ur"), Piece("."), Piece("", "stop", 7, 2)]
+    async def generate(self) -> AsyncGenerator[SimpleNamespace, None]:
+        try:
+            for one in self.outputs:
+                yield one
+        finally:
+            self.closed = True
 
 
-async def test_a_whole_answer():
-    choice = {"message": {"role": "assistant", "content": "Four"}, "finish_reason": "length"}
-    got = await pieces(Response(choices=[choice], usage={"prompt_tokens": 7, "completion_tokens": 2}))
-    assert got == [Piece("Four"), Piece("", "length", 7, 2)]
+async def pieces(*outputs: SimpleNamespace) -> list[Piece]:
+    return [piece async for piece in pieces_of(Engine(*outputs).generate())]
 
 
-async def test_a_refusal_of_the_engine_is_a_piece_and_a_failure_says_nothing_of_the_prompt():
-    got = await pieces(['data: {"error":{"message":"secret is too long","code":400}}\n\n'], ["data: [DONE]\n\n"])
-    assert got == [Piece("", refused="secret is too long")]
-    failure = Response(error={"message": "secret", "code": 500})
-    with pytest.raises(TandemError) as caught:
-        await pieces(failure)
-    assert "secret" not in "".join(traceback.format_exception(caught.value))
+async def test_outputs_become_pieces_and_the_last_has_reason_and_counts():
+    got = await pieces(output("Fo", 1), output("ur", 2), output(".", 1, "stop"))
+    assert got == [Piece("Fo"), Piece("ur"), Piece(".", "stop", 7, 4)]
+    assert await pieces(output("Four", 2, "length")) == [Piece("Four", "length", 7, 2)]
+
+
+async def test_who_stops_reading_ends_the_request():
+    engine = Engine(output("Fo", 1), output("ur", 1, "stop"))
+    reading = pieces_of(engine.generate())
+    assert (await anext(reading)).text == "Fo"
+    await reading.aclose()
+    assert engine.closed
+
+
+async def test_an_answer_that_the_engine_gave_up_is_a_failure():
+    with pytest.raises(TandemError, match="abort"):
+        await pieces(output("Fo", 1), output("", 0, "abort"))
 
 
 class Refusing(LanguageModel):

@@ -35,6 +35,8 @@ class TransformersEngine:
         import torch
         from transformers import AutoModelForCausalLM
 
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
         self._tokenizer = load_tokenizer(model)
         self._max_model_len = spec.max_model_len
         self._adapters: frozenset[str] = frozenset()

@@ -29,11 +29,12 @@ def environment(spec: EngineSpec, *, on_gpu: bool) -> dict[str, str]:
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     if on_gpu:
         return variables
-    return variables | {
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(spec.kv_cache_gib))),  # whole GiB only
+    variables["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(spec.kv_cache_gib)))  # whole GiB only
+    if spec.threads is None:
         # By default it keeps a core for itself; on 2 cores that halves the speed.
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-    }
+        return variables | {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
+    # Bound to cores, two replicas on one machine would share the same ones.
+    return variables | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(spec.threads)}
 
 
 def engine_options(
@@ -85,6 +86,25 @@ def lora_rank(adapters: Mapping[str, Path], *, at_least: int = 1) -> int:
     raise ModelError(f"rank {largest} is beyond vLLM's {LORA_RANKS[-1]}", remedy="set engine.name to transformers")
 
 
+def sampling_params(request: GenerationRequest, **options: Any) -> Any:
+    """The `vllm.SamplingParams` of a request.
+
+    Args:
+        request: What is generated.
+        options: Further ones of vLLM's.
+    """
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        stop=list(request.stop),
+        seed=request.seed,
+        **options,
+    )
+
+
 class VllmEngine:
     """`vllm.LLM` with LoRA adapters; its processes end on `close`."""
 
@@ -118,21 +138,10 @@ class VllmEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """See `Engine.generate`. Requests of all adapters share vLLM's continuous batch."""
-        from vllm import SamplingParams
-
         prompts = encode(self._tokenizer, requests, max_model_len=self._max_model_len, adapters=self._loras)
         outputs = self._llm.generate(
             [{"prompt_token_ids": ids} for ids in prompts],
-            [
-                SamplingParams(
-                    max_tokens=request.max_tokens,
-                    temperature=request.temperature,
-                    top_p=request.top_p,
-                    stop=list(request.stop),
-                    seed=request.seed,
-                )
-                for request in requests
-            ],
+            [sampling_params(request) for request in requests],
             lora_request=[self._loras[request.adapter] if request.adapter else None for request in requests],
             use_tqdm=False,
         )

@@ -26,6 +26,13 @@ def test_memory_for_the_cache_is_whole_gibibytes_and_at_least_one():
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment(EngineSpec(), on_gpu=True)
 
 
+def test_it_computes_on_all_cores_or_on_as_many_as_are_said():
+    assert environment(EngineSpec(), on_gpu=False)["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+    fewer = environment(EngineSpec(threads=3), on_gpu=False)
+    assert (fewer["OMP_NUM_THREADS"], fewer["VLLM_CPU_OMP_THREADS_BIND"]) == ("3", "nobind")
+    assert "OMP_NUM_THREADS" not in environment(EngineSpec(threads=3), on_gpu=True)
+
+
 def test_it_is_eager_on_cpus_alone():
     assert engine_options(EngineSpec(), {}, dtype="float32", on_gpu=False)["enforce_eager"] is True
     assert "enforce_eager" not in engine_options(EngineSpec(), {}, dtype="bfloat16", on_gpu=True)
