@@ -13,7 +13,9 @@ from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.fake_ray import FakeRayJobs
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, make_server_keys
 from tandem.orchestrator.scheduler import Rules
+from tandem.orchestrator.states import State
 from tandem.specs import IndexSpec
 
 
@@ -40,6 +42,20 @@ class World:
         self.records = Records(self.cluster.database_url, clock=lambda: self.now)
         self.__post_init__()
 
+    def turn(self) -> None:
+        """What happens in a second: the loop turns, and each job comes a step further: started, running, done."""
+        self.now += 1.0
+        for job in self.records.find(states=[State.STARTING, State.RUNNING]):
+            if job.state is State.STARTING:
+                self.ray.set(job.submission_id, "RUNNING", printed=f"{job.name} works\n")
+            else:
+                self.write(job, "result.json", {})
+                self.ray.set(job.submission_id, "SUCCEEDED", printed=f"{job.name} is done\n")
+        self.orchestrator.step()
+
+    def keys(self) -> ServerKeys:
+        return ServerKeys(self.cluster.storage / SERVER_KEYS)
+
     def submit(self, name: str = "docs", **fields: Any) -> Job:
         spec = index_spec(name, **fields)
         return self.records.submit("index", name, spec)[0]
@@ -58,6 +74,7 @@ def index_spec(name: str, **fields: Any) -> dict[str, Any]:
 
 def make_cluster(storage: Path) -> Cluster:
     (storage / "api-key").write_text("secret-key\n")
+    make_server_keys(storage / SERVER_KEYS, "secret-key", "ada")
     return Cluster(
         storage=storage,
         ray_address="127.0.0.1:1",

@@ -12,10 +12,12 @@ from tandem.config.cluster import Cluster
 from tandem.config.files import write_whole
 
 PRINT_EVERY_S = 1.0
+ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"  # tells a driver which attempt it is
 # The phase in which a job waits for its workers: until it names another one it hasn't begun, or not begun again.
 WORKERS_PHASE = "workers"
 # Files in a job's folder.
 WORKERS_LOST = "workers-lost"  # there are none, as in that phase, whatever it said last: others have yet to start
+MLFLOW_RUN = "mlflow-run.json"  # which run in MLflow is its own
 STEP_ASIDE = "step-aside"  # it shall save what it has and end, and will go on later
 
 _last_line: dict[Path, tuple[str, float]] = {}

@@ -128,6 +128,11 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
     from tandem.specs import JOB_KINDS
 
     data = spec.canonical()
+    here = data
+    if data["kind"] in JOB_KINDS:
+        from tandem.cli.submission import gather
+
+        data = gather(data).spec
     facts: dict[str, Any] = {"kind": data["kind"], "name": data["name"]}
     problems: list[str] = []
     if data["kind"] in JOB_KINDS:
@@ -152,7 +157,7 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
             facts |= _memory(spec, machines)
             problems += _length(spec)
     facts["inputs"] = [value for _, value in inputs(data)]
-    facts["problems"] = [*(str(fault) for fault in missing_inputs(data, where=data["kind"])), *problems]
+    facts["problems"] = [*(str(fault) for fault in missing_inputs(here, where=data["kind"])), *problems]
     facts["spec"] = data
     return facts
 

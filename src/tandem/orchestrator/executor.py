@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tandem.artifacts.job import ATTEMPT_VARIABLE
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import AuthError, TandemError, UnreachableError
 from tandem.orchestrator.actions import (
@@ -29,14 +31,22 @@ from tandem.orchestrator.admission import refusal
 from tandem.orchestrator.controller import Policy, decide
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.packages import Packages
 from tandem.orchestrator.ray_jobs import RayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.resources import Room, offered
+from tandem.orchestrator.resources import Amounts, Room, offered
+from tandem.orchestrator.runtime import JobSecrets, runtime_env, runtime_of
 from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import Observation, Reason, State
 
 logger = logging.getLogger(__name__)
 
+TURN_EVERY_S = 0.5
+# While a job is on its way to its driver, which takes one or two seconds.
+WATCHED_EVERY_S = 0.1
+WATCHED_FOR_S = 10.0
+LEAST_REST_S = 0.05
+SWEEP_AGE_S = 60.0
 LOG_COPY_EVERY_S = 1.0
 # Ray hands out a job's whole log at every call: a long one is copied less often.
 LOG_BYTES_PER_S = 2_000_000
@@ -66,7 +76,9 @@ class Orchestrator:
     ) -> None:
         self._records = records
         self._ray = ray
-        self._cluster = cluster
+        self.cluster = cluster
+        self.packages = Packages(cluster.storage / "packages")
+        self.secrets = JobSecrets(cluster.storage / "secrets")
         self._policy = policy
         self._rules = rules
         self._clock = clock
@@ -76,10 +88,31 @@ class Orchestrator:
         self._room: Room | None = None
         self._looked = False
         self._waits: Mapping[str, str] = {}
+        self._swept = False
+        self._woken = threading.Event()
+        self._next_turn_s = TURN_EVERY_S
+        self._turned_at = 0.0
+
+    def wake(self) -> None:
+        """Have the next turn come at once: there is something to do."""
+        self._woken.set()
+
+    def rest(self) -> None:
+        """Wait until the next turn is due."""
+        self._woken.wait(self._next_turn_s)
+        # However many submissions come at once, turns don't follow each other without a pause.
+        time.sleep(max(0.0, self._turned_at + LEAST_REST_S - time.monotonic()))
+        self._woken.clear()
+
+    def resources(self, job: Job) -> tuple[Amounts, Amounts]:
+        """What a job must have to run here, and what it may come to hold."""
+        room = self._room
+        asked = job.demands[room.gpus if room else False]
+        return asked.needs, room.held_by(asked) if room else asked.needs
 
     def files(self, job_id: str) -> JobFiles:
         """The folder of a job."""
-        return JobFiles(self._cluster.storage / "jobs" / job_id)
+        return JobFiles(self.cluster.storage / "jobs" / job_id)
 
     def waits(self, job_id: str) -> str | None:
         """Why a job didn't work yet when it was last looked at; None if it did, or wasn't looked at."""
@@ -113,6 +146,10 @@ class Orchestrator:
             What was decided.
         """
         jobs = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
+        if not self._swept:
+            # An earlier server may have died between a job's end and this.
+            self.secrets.forget_all_but({job.id for job in jobs}, before=time.time() - SWEEP_AGE_S)
+            self._swept = True
         self._room = room = self._look()
         self._looked = True
         seen: dict[str, Observation] = {}
@@ -130,7 +167,17 @@ class Orchestrator:
             except UnreachableError as error:
                 # The next turn sees for itself what came of it.
                 logger.warning("%s: %s", action.job_id, error)
+        self._next_turn_s = WATCHED_EVERY_S if self._watched(jobs, turn.actions) else TURN_EVERY_S
+        self._turned_at = time.monotonic()
         return turn.actions
+
+    def _watched(self, jobs: Sequence[Job], actions: Sequence[Action]) -> bool:
+        """Whether a job is on its way: when it begins to run is told at once, not half a second later."""
+        recent = self._clock() - WATCHED_FOR_S
+        starting = (job for job in jobs if job.state is State.STARTING)
+        return any(isinstance(action, Start) for action in actions) or any(
+            job.current.submitted_at > recent for job in starting
+        )
 
     def _look(self) -> Room | None:
         """What the cluster has; None where Ray doesn't answer."""
@@ -150,11 +197,11 @@ class Orchestrator:
         since = self._clock() if before is None or before.machines != machines else before.since
         return Room(
             machines=machines,
-            grows_to=self._cluster.grows_to,
+            grows_to=self.cluster.grows_to,
             reserved=self._rules.reserved,
             shared={} if self._rules.shared_cpus is None else {"CPU": self._rules.shared_cpus},
             # No machine comes to a local cluster: it is the one that we are on.
-            since=0.0 if self._cluster.local else since,
+            since=0.0 if self.cluster.local else since,
         )
 
     def _observe(self, job: Job) -> Observation:
@@ -188,21 +235,33 @@ class Orchestrator:
             case Change(identifier, state, reason, message, not_before, exit_code):
                 self._records.change(identifier, state, reason, message, not_before=not_before, exit_code=exit_code)
                 logger.info("%s: %s (%s) %s", identifier, state, reason, message)
+                if state.final:
+                    self.secrets.forget(identifier)
 
     def _submit(self, job: Job) -> None:
         files = self.files(job.id)
         files.prepare(job.spec)
+        runtime = runtime_of(job.spec)
+        environment = job_environment(self.cluster) | {ATTEMPT_VARIABLE: str(job.attempt)}
         try:
             self._ray.submit(
                 job.submission_id,
-                entrypoint(self._cluster, files.path),
-                job_environment(self._cluster),
-                {"name": job.name, "kind": job.kind, "job": job.id, "project": job.queue.project},
+                entrypoint(self.cluster, files.path, own_python=bool(runtime.pip)),
+                runtime_env(runtime, environment, self.secrets.of(job.id), self.packages),
+                {
+                    "name": job.name,
+                    "kind": job.kind,
+                    "job": job.id,
+                    "project": job.queue.project,
+                    "user": job.user,
+                    "attempt": str(job.attempt),
+                },
             )
         except UnreachableError:
             raise
         except TandemError as error:
             self._records.change(job.id, State.FAILED, Reason.START_FAILED, str(error))
+            self.secrets.forget(job.id)
         else:
             self._records.acknowledge(job.id)
 
@@ -220,40 +279,20 @@ class Orchestrator:
             self._copied_at.pop(job.id, None)
 
 
-def entrypoint(cluster: Cluster, job_dir: Path) -> str:
+def entrypoint(cluster: Cluster, job_dir: Path, *, own_python: bool = False) -> str:
     """The driver's command line.
 
     It starts with `exec`: behind a shell of its own Ray calls a killed driver SUCCEEDED.
+
+    Args:
+        cluster: Where it runs.
+        job_dir: The job's folder.
+        own_python: It brings packages along: Ray made it an interpreter that finds them.
     """
-    python = sys.executable if cluster.local else "python"
+    python = sys.executable if cluster.local and not own_python else "python"
     return f"exec {shlex.quote(python)} -m tandem.runner {shlex.quote(str(job_dir))}"
 
 
 def job_environment(cluster: Cluster) -> dict[str, str]:
     """What a driver is told of its cluster; nodes elsewhere know their own head and token."""
     return cluster.ray_env() if cluster.local else {STORAGE_VARIABLE: str(cluster.storage)}
-
-
-def describe(job: Job, files: JobFiles, waits: str | None) -> dict[str, Any]:
-    """A job as the API shows it, and why it waits; times are ISO 8601 in UTC."""
-    return {
-        "id": job.id,
-        "name": job.name,
-        "kind": job.kind,
-        "state": str(job.state),
-        "reason": str(job.reason),
-        "message": job.message,
-        "attempt": job.attempt,
-        "project": job.queue.project,
-        "priority": job.queue.priority,
-        "waits": waits,
-        "stop_requested": job.stop_requested,
-        "created_at": _iso(job.created_at),
-        "started_at": _iso(job.started_at),
-        "ended_at": _iso(job.ended_at),
-        "dir": str(files.path),
-    }
-
-
-def _iso(seconds: float | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

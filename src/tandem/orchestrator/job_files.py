@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import STEP_ASIDE, WORKERS_LOST, WORKERS_PHASE
+from tandem.artifacts.job import MLFLOW_RUN, STEP_ASIDE, WORKERS_LOST, WORKERS_PHASE
 from tandem.config.files import write_whole
 
 LOG_CHUNK_BYTES = 1_000_000
@@ -45,6 +45,14 @@ class JobFiles:
             return WORKERS_PHASE
         said = self.progress()
         return str(said["phase"]) if said and "phase" in said else None
+
+    def environment(self, attempt: int) -> dict[str, Any] | None:
+        """What an attempt's driver found itself in: versions, machine; None before it has begun."""
+        return _read(self.path / f"environment-{attempt}.json")
+
+    def mlflow_run(self) -> dict[str, Any] | None:
+        """`run_id` and `experiment_id` of the job's run in MLflow; None where it has none."""
+        return _read(self.path / MLFLOW_RUN)
 
     def ask_aside(self) -> None:
         """Ask the job to save what it has and end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,8 @@ class Job:
         first_at: When it became the first in its line; None if it never was.
         queue: How it is queued, of its spec.
         history: Its attempts, oldest first; none once it has ended.
+        user: Whose key it was submitted with.
+        origin: What submitted it, and from which state of the code: versions, git commit.
     """
 
     id: str
@@ -66,6 +68,8 @@ class Job:
     ended_at: float | None
     queue: QueueSpec
     history: tuple[Attempt, ...]
+    user: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def submission_id(self) -> str:

@@ -39,6 +39,12 @@ def absolute(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
+def replaced(spec: Mapping[str, Any], place: str, value: str) -> dict[str, Any]:
+    """A canonical spec with another value at a place that `inputs` named."""
+    result: dict[str, Any] = _with(spec, place.split("."), value)
+    return result
+
+
 def absolute_uri(uri: str, folder: Path) -> str:
     """A URI as it is, unless it is a local path: then that path, absolute."""
     scheme, _, rest = uri.partition(":")

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from tandem.errors import NotFoundError, TandemError
+from tandem.errors import ConflictError, NotFoundError, TandemError
 from tandem.orchestrator.database import make_tables, open_database
 from tandem.orchestrator.identity import again_id, job_id, same_identity
-from tandem.orchestrator.jobs import Job
-from tandem.orchestrator.rows import COLUMNS, jobs_of
+from tandem.orchestrator.jobs import Job, queue_of
+from tandem.orchestrator.listing import Wanted, counts, jobs_like, page
+from tandem.orchestrator.rows import jobs_of
 from tandem.orchestrator.states import NEXT, Reason, State
 from tandem.orchestrator.tables import AttemptRow, EventRow, JobRow
 
@@ -44,7 +45,16 @@ class Records:
         self._engine.dispose()
 
     def submit(
-        self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False, judged: bool = False
+        self,
+        kind: str,
+        name: str,
+        spec: dict[str, Any],
+        *,
+        again: bool = False,
+        judged: bool = False,
+        user: str = "",
+        origin: Mapping[str, Any] | None = None,
+        before: Callable[[str], None] = lambda _: None,
     ) -> tuple[Job, bool]:
         """Queue a job, or find the latest one that this name and spec already have.
 
@@ -57,13 +67,17 @@ class Records:
             spec: The canonical spec.
             again: Queue another one, with a number behind its id, if there is one already.
             judged: Whether it was found to fit the cluster.
+            user: Whose key it is submitted with.
+            origin: What submits it, from which state of the code.
+            before: Told the id of a job that has yet to start, before the record is there for anybody to start it.
 
         Returns:
             The job, and whether it is new.
         """
+        row = {"judged": judged, "submitted_by": user, "origin": json.dumps(origin or {})}
         for _ in range(SUBMIT_TRIES):
             try:
-                return self._submit(kind, name, spec, again=again, judged=judged)
+                return self._submit(kind, name, spec, row, again=again, before=before)
             except IntegrityError:
                 # Somebody else took this id between our look and our write: look again.
                 continue
@@ -74,7 +88,16 @@ class Records:
         with Session(self._engine) as session:
             return bool(_same(session, name, job_id(kind, name, spec)))
 
-    def _submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool, judged: bool) -> tuple[Job, bool]:
+    def _submit(
+        self,
+        kind: str,
+        name: str,
+        spec: dict[str, Any],
+        fields: dict[str, Any],
+        *,
+        again: bool,
+        before: Callable[[str], None],
+    ) -> tuple[Job, bool]:
         identifier = job_id(kind, name, spec)
         with Session(self._engine) as session, session.begin():
             same = _same(session, name, identifier)
@@ -82,7 +105,8 @@ class Records:
                 latest = session.scalars(select(JobRow).where(JobRow.id == same[-1])).one()
                 state = State(latest.state)
                 if not (state.active or state.final):
-                    latest.spec = json.dumps(spec)
+                    before(latest.id)
+                    latest.spec, latest.project = json.dumps(spec), queue_of(spec).project
                 return jobs_of(session, [latest])[0], False
             if same:
                 identifier = again_id(identifier, set(same))
@@ -90,10 +114,11 @@ class Records:
             row = JobRow(
                 id=identifier, name=name, kind=kind, spec=json.dumps(spec), state=State.QUEUED,
                 reason=Reason.SUBMITTED, message="", attempt=0, acknowledged=False, stop_requested=False,
-                judged=judged, not_before=0.0, created_at=now,
+                not_before=0.0, created_at=now, project=queue_of(spec).project, **fields,
             )  # fmt: skip
             session.add(row)
             session.flush()
+            before(identifier)
             session.add(EventRow(job_id=identifier, at=now, attempt=0, state=row.state, reason=row.reason, message=""))
             return jobs_of(session, [row])[0], True
 
@@ -115,18 +140,19 @@ class Records:
         limit: int | None = None,
     ) -> list[Job]:
         """Jobs in the order of their submission; with a limit, the latest so many."""
-        # Plain rows: each turn of the control loop reads all that wait, and objects of the session take twice as long.
-        query = select(*COLUMNS).order_by(JobRow.seq.desc())
-        if states:
-            query = query.where(JobRow.state.in_([str(state) for state in states]))
-        if name is not None:
-            query = query.where(JobRow.name == name)
-        if kind is not None:
-            query = query.where(JobRow.kind == kind)
-        if limit is not None:
-            query = query.limit(limit)
+        query = jobs_like(Wanted(states=tuple(states), name=name, kind=kind)).limit(limit)
         with Session(self._engine) as session:
             return jobs_of(session, session.execute(query).all()[::-1])
+
+    def page(self, wanted: Wanted, *, limit: int, before: int | None = None) -> tuple[list[Job], int | None]:
+        """See `listing.page`."""
+        with Session(self._engine) as session:
+            return page(session, wanted, limit=limit, before=before)
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        with Session(self._engine) as session:
+            return counts(session)
 
     def events(self, identifier: str) -> list[dict[str, Any]]:
         """Every change of a job, oldest first: at, attempt, state, reason, message."""
@@ -144,9 +170,18 @@ class Records:
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def request_stop(self, identifier: str) -> Job:
-        """Note that a person wants the job to end; the control loop does it."""
+        """Note that a person wants the job to end; the control loop does it. One that was stopped stays so.
+
+        Raises:
+            ConflictError: It has ended by itself.
+        """
         with Session(self._engine) as session, session.begin():
             row = self._find(session, identifier)
+            if State(row.state) in (State.SUCCEEDED, State.FAILED):
+                raise ConflictError(
+                    f"{row.id} can't be stopped: it has ended already, and is {row.state}",
+                    remedy=f"`tandem show {row.id}` tells how it went",
+                )
             if not State(row.state).final:
                 row.stop_requested = True
             return jobs_of(session, [row])[0]

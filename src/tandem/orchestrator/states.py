@@ -144,7 +144,16 @@ NODE_LOST_TYPES = frozenset(
     }
 )
 USER_ERROR_TYPES = frozenset(
-    {"InputError", "SpecError", "InvalidSpecError", "DataError", "DivergedError", "ModelError", "NotFoundError"}
+    {
+        "ConflictError",
+        "DataError",
+        "DivergedError",
+        "InputError",
+        "InvalidSpecError",
+        "ModelError",
+        "NotFoundError",
+        "SpecError",
+    }
 )
 START_FAILED_TYPES = frozenset(
     {

@@ -7,17 +7,19 @@ or 2 (bad input), by which the server tells a fault of the user's from one of ou
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import JobContext
+from tandem.artifacts.job import ATTEMPT_VARIABLE, JobContext
 from tandem.config.cluster import Cluster
 from tandem.config.files import write_whole
 from tandem.errors import TandemError
 from tandem.orchestrator.states import NODE_LOST_TYPES, OUT_OF_MEMORY_TYPES
+from tandem.runner.environment import found
 from tandem.specs import KINDS, CompareSpec, FinetuneSpec, IndexSpec, Spec
 
 _INSIDE = ("controller_failure", "health_check_failure", "cause")  # attributes of Ray's wrappers
@@ -90,6 +92,9 @@ def main(arguments: list[str]) -> int:
         data = json.loads((folder / "spec.json").read_text())
         spec = KINDS[data["kind"]].model_validate(data)
         cluster = Cluster.load()
+        attempt = os.environ.get(ATTEMPT_VARIABLE)
+        if attempt is not None:
+            _write(folder / f"environment-{attempt}.json", found())
         context = JobContext(folder.name, data["name"], folder, cluster.storage, cluster)
         _write(folder / "result.json", run(spec, context))
     except Exception as error:  # noqa: BLE001 - whatever ends a job is recorded as its error

@@ -19,10 +19,12 @@ from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys
 from tandem.orchestrator.settings import ServerSettings
 from tandem.server.app import create_app
 
-STEP_EVERY_S = 0.5
+END_TIMEOUT_S = 5.0
+GRACE_S = 1
 logger = logging.getLogger("tandem.server")
 
 
@@ -34,8 +36,9 @@ def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> 
         ready: ``cluster.json``, which jobs read: none is started before it is there.
         stopping: Ends the loop.
     """
-    while not stopping.wait(STEP_EVERY_S):
-        if not ready.exists():
+    while not stopping.is_set():
+        orchestrator.rest()
+        if stopping.is_set() or not ready.exists():
             continue
         try:
             orchestrator.step()
@@ -57,7 +60,7 @@ def main(arguments: list[str]) -> int:
     records = Records(cluster.database_url)
     ray = HttpRayJobs(cluster)
     orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules)
-    app = create_app(records, orchestrator, Deployer(cluster, ray), api_key=cluster.api_key())
+    app = create_app(records, orchestrator, Deployer(cluster, ray), ServerKeys(cluster.storage / SERVER_KEYS))
     # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
     gc.freeze()
     stopping = threading.Event()
@@ -68,11 +71,18 @@ def main(arguments: list[str]) -> int:
     address = urlsplit(cluster.server_url)
     try:
         uvicorn.run(
-            app, host=address.hostname or "127.0.0.1", port=address.port or 0, log_level="warning", access_log=False
+            app,
+            host=address.hostname or "127.0.0.1",
+            port=address.port or 0,
+            log_level="warning",
+            access_log=False,
+            # Whoever follows a job would keep us for as long as it runs; they come back to the next server.
+            timeout_graceful_shutdown=GRACE_S,
         )
     finally:
         stopping.set()
-        thread.join(timeout=STEP_EVERY_S * 10)
+        orchestrator.wake()
+        thread.join(timeout=END_TIMEOUT_S)
         records.close()
     return 0
 

@@ -38,7 +38,8 @@ def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
 class Spec(BaseModel):
     """A frozen description of something to run; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What is no number or endless has no place in JSON.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical(self) -> dict[str, Any]:
         """The spec as JSON types, defaults filled in, so that equal specs are equal text."""
