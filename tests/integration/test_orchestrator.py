@@ -19,6 +19,7 @@ from tiny_models import write_embedder
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.orchestrator.local import Marks, down
 from tandem.orchestrator.processes import marked
+from tandem.orchestrator.ray_jobs import HttpRayJobs
 
 DEADLINE_S = 120.0
 T = TypeVar("T")
@@ -134,6 +135,54 @@ def test_a_killed_driver_is_tried_again_and_a_killed_server_knows_of_it(tandem: 
     assert [attempt["reason"] for attempt in job["attempts"]] == ["driver_died", "done"]
     states = [event["state"] for event in job["events"] if event["state"] != "RUNNING"]
     assert states == ["QUEUED", "STARTING", "RETRYING", "STARTING", "SUCCEEDED"]
+
+
+def test_a_job_brings_its_folder_and_its_variables_along(tandem: Tandem) -> None:
+    folder = tandem.folder / "brought"
+    (folder / "docs").mkdir(parents=True)
+    (folder / "docs" / "a.md").write_text("# A\n\nThe port is 42.\n")
+    (folder / "left-out.bin").write_text("x" * 1000)
+    (folder / ".rayignore").write_text("*.bin\n")
+    embedder = json.loads((tandem.folder / "first.yaml").read_text())["embedder"]
+    spec = {"kind": "index", "name": "brought", "sources": ["brought/docs"], "embedder": embedder}
+    (tandem.folder / "brought.yaml").write_text(json.dumps(spec))
+    tandem.environment["A_SECRET_TOKEN"] = "only-for-the-job"
+    words = ("--working-dir", "brought", "--env", "PLAIN=yes", "--env", "A_SECRET_TOKEN")
+    job_id = tandem("submit", "brought.yaml", *words).strip()
+
+    def environment() -> dict[str, str] | None:
+        for process in tandem.processes():
+            try:
+                if f"jobs/{job_id}" in " ".join(process.cmdline()) and "tandem.runner" in process.cmdline():
+                    return process.environ()
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return None
+
+    found = until(environment)
+    assert (found["PLAIN"], found["A_SECRET_TOKEN"]) == ("yes", "only-for-the-job")
+    tandem("wait", job_id, "--timeout", "200")
+    job = tandem.json("show", job_id)
+    assert (job["state"], job["spec"]["sources"][0]["uri"]) == ("SUCCEEDED", "docs")
+    (attempt,) = job["attempts"]
+    # It ran in a copy of the folder, without what is left out.
+    ran_in = Path(attempt["environment"]["dir"])
+    assert sorted(path.name for path in ran_in.iterdir()) == [".rayignore", "docs"]
+    assert attempt["environment"]["ray"]
+    assert "only-for-the-job" not in json.dumps(job)
+    assert not list((tandem.storage / "secrets").iterdir())
+    # The dashboard's table says whose job it is.
+    cluster = Cluster.load(tandem.storage)
+    details = HttpRayJobs(cluster).call("GET", f"/api/jobs/{attempt['submission_id']}").json()
+    assert {"name": "brought", "kind": "index", "project": "default", "user": job["user"]}.items() <= details[
+        "metadata"
+    ].items()
+
+
+def test_doctor_finds_all_well(tandem: Tandem) -> None:
+    checks = {check["name"]: check for check in tandem.json("doctor")}
+    looked = ("server", "tandem versions", "ray versions", "python versions", "database", "storage", "ray", "ports")
+    assert {name: checks[name]["result"] for name in looked} == dict.fromkeys(looked, "ok")
 
 
 def test_down_leaves_nothing_behind_and_the_records_stay(tandem: Tandem) -> None:

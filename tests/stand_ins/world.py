@@ -13,7 +13,7 @@ from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.fake_ray import FakeRayJobs
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, make_server_keys
+from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys
 from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import State
 from tandem.specs import IndexSpec
@@ -54,7 +54,7 @@ class World:
         self.orchestrator.step()
 
     def keys(self) -> ServerKeys:
-        return ServerKeys(self.cluster.storage / SERVER_KEYS)
+        return ServerKeys(self.cluster.storage / SERVER_KEYS, "secret-key", "ada")
 
     def submit(self, name: str = "docs", **fields: Any) -> Job:
         spec = index_spec(name, **fields)
@@ -74,7 +74,6 @@ def index_spec(name: str, **fields: Any) -> dict[str, Any]:
 
 def make_cluster(storage: Path) -> Cluster:
     (storage / "api-key").write_text("secret-key\n")
-    make_server_keys(storage / SERVER_KEYS, "secret-key", "ada")
     return Cluster(
         storage=storage,
         ray_address="127.0.0.1:1",

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tandem.cli.origin import here
 from tandem.config.cluster import Cluster, storage_path
 from tandem.errors import AuthError, TandemError, UnreachableError
 from tandem.orchestrator.checks import GIB, Check, compare_versions, disk
@@ -105,7 +106,6 @@ def _tokens(cluster: Cluster) -> list[Check]:
 def _server(cluster: Cluster) -> list[Check]:
     """What the server says, and whether its versions and ours go together; what it can't say is looked at from here."""
     from tandem.cli.client import Client
-    from tandem.cli.origin import here
     from tandem.orchestrator.ray_jobs import HttpRayJobs
 
     try:

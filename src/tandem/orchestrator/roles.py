@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import hmac
 import json
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,24 +73,34 @@ class _Entry(BaseModel):
 class ServerKeys:
     """The keys of one server; several threads may use it, and the file may be changed beside it.
 
+    Args:
+        path: Of the keys that were made for others; it is made if it isn't there.
+        key: The cluster's own, an admin's: whoever may read the storage folder has it, so no file of hashes says so.
+        owner: Whose that is.
+
     Raises:
-        InputError: The file isn't there, or isn't what it should be.
+        InputError: The file isn't what it should be.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str, owner: str) -> None:
         self._path = path
+        self._own = digest(key)
+        self._owner = KeyHolder(owner, Role.ADMIN, "")
+        if not path.exists():
+            self._write_file({})
         self._keys = KeyFile(path, _holder, FORM)
         self._changing = threading.Lock()
 
     def holder(self, key: str) -> KeyHolder | None:
         """Who holds a key; None for one that isn't known."""
-        return self._keys.holder(key)
+        other = self._keys.holder(key)
+        return self._owner if hmac.compare_digest(digest(key), self._own) else other
 
     def holders(self) -> list[KeyHolder]:
         """Everybody, in the order in which their keys were made."""
-        return list(self._keys.holders().values())
+        return [self._owner, *self._keys.holders().values()]
 
-    def add(self, name: str, role: Role) -> str:
+    def add(self, name: str, role: Role) -> tuple[str, KeyHolder]:
         """Make a key; it is told once, and only its hash is kept.
 
         Raises:
@@ -96,54 +109,50 @@ class ServerKeys:
         with self._changing:
             if any(holder.name == name for holder in self.holders()):
                 raise ConflictError(f"there is a key named {name!r}", remedy=f"`tandem keys revoke {name}` first")
-            key = new_key()
-            self._write({**self._keys.holders(), digest(key): KeyHolder(name, role, _now())})
-        return key
+            key, made = new_key(), KeyHolder(name, role, _now())
+            self._write({**self._keys.holders(), digest(key): made})
+        return key, made
 
     def revoke(self, name: str) -> KeyHolder:
         """Take a key back: it is refused from the next request on.
 
         Raises:
             NotFoundError: There is no key of that name.
-            ConflictError: It is the last one of an admin.
+            ConflictError: It is the cluster's own.
         """
         with self._changing:
+            if name == self._owner.name:
+                raise ConflictError(
+                    f"{name!r} has the cluster's own key",
+                    remedy="write another one to `api-key` in the storage folder, and start the server again",
+                )
             kept = {hashed: holder for hashed, holder in self._keys.holders().items() if holder.name != name}
             gone = [holder for holder in self._keys.holders().values() if holder.name == name]
             if not gone:
                 raise NotFoundError(f"no key is named {name!r}", remedy="`tandem keys list` lists them")
-            if not any(holder.role is Role.ADMIN for holder in kept.values()):
-                raise ConflictError(
-                    f"{name!r} is the last admin's key", remedy="make another one first: `tandem keys add NAME`"
-                )
             self._write(kept)
         return gone[0]
 
     def _write(self, holders: Mapping[str, KeyHolder]) -> None:
-        write_keys(self._path, holders)
+        self._write_file(holders)
         self._keys.reload()
 
-
-def write_keys(path: Path, holders: Mapping[str, KeyHolder]) -> None:
-    """Write the file in one step, for its owner alone."""
-    data = {
-        hashed: {"name": each.name, "role": str(each.role), "created_at": each.created_at}
-        for hashed, each in holders.items()
-    }
-    write_whole(path, json.dumps(data, indent=2) + "\n", private=True)
+    def _write_file(self, holders: Mapping[str, KeyHolder]) -> None:
+        data = {
+            hashed: {"name": each.name, "role": str(each.role), "created_at": each.created_at}
+            for hashed, each in holders.items()
+        }
+        write_whole(self._path, json.dumps(data, indent=2) + "\n", private=True)
 
 
-def make_server_keys(path: Path, key: str, name: str) -> None:
-    """Have a key in the file, as an admin's; whatever it says of keys that it has stays."""
-    holders = dict(KeyFile(path, _holder, FORM).holders()) if path.exists() else {}
-    if digest(key) in holders:
-        return
-    taken = {holder.name for holder in holders.values()}
-    number = 2
-    free = name
-    while free in taken:
-        free, number = f"{name}-{number}", number + 1
-    write_keys(path, {**holders, digest(key): KeyHolder(free, Role.ADMIN, _now())})
+def account() -> str:
+    """The name of whoever runs this, as a key may be named."""
+    try:
+        name = re.sub(r"[^A-Za-z0-9._@-]", "-", getpass.getuser())[:60]
+    except (KeyError, OSError):
+        # In a container the account may have no name.
+        name = ""
+    return name if name[:1].isalnum() else "admin"
 
 
 def _holder(_: str, value: Any) -> KeyHolder:

@@ -19,7 +19,7 @@ from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys
+from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, account
 from tandem.orchestrator.settings import ServerSettings
 from tandem.server.app import create_app
 
@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> int:
     records = Records(cluster.database_url)
     ray = HttpRayJobs(cluster)
     orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules)
-    app = create_app(records, orchestrator, Deployer(cluster, ray), ServerKeys(cluster.storage / SERVER_KEYS))
+    keys = ServerKeys(cluster.storage / SERVER_KEYS, cluster.api_key(), account())
+    app = create_app(records, orchestrator, Deployer(cluster, ray), keys)
     # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
     gc.freeze()
     stopping = threading.Event()

@@ -170,7 +170,7 @@ class Key(Answer):
 
     name: str
     role: Role
-    created_at: str
+    created_at: str = Field(description="empty for the cluster's own")
 
 
 class NewKey(Key):

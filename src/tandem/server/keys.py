@@ -30,9 +30,8 @@ def keys_router(keys: ServerKeys) -> APIRouter:
     @router.post("", responses=documented(400, 403, 409, 413, 422))
     def add_key(body: KeyRequest, caller: Annotated[KeyHolder, Depends(admin_of)]) -> answers.NewKey:
         """Make a key. It is told once; only its hash is kept."""
-        key = keys.add(body.name, body.role)
-        logger.info("%s made a %s's key for %s", caller.name, body.role, body.name)
-        made = next(holder for holder in keys.holders() if holder.name == body.name)
+        key, made = keys.add(body.name, body.role)
+        logger.info("%s made a %s's key for %s", caller.name, made.role, made.name)
         return answers.NewKey(name=made.name, role=made.role, created_at=made.created_at, key=key)
 
     @router.get("", responses=documented(403), dependencies=[Depends(admin_of)])

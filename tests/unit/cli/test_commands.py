@@ -397,7 +397,7 @@ def test_keys_are_made_listed_and_taken_back(shell: Shell, monkeypatch: pytest.M
     assert shell("keys", "revoke", "eve").exit_code == 0
     assert shell("keys", "revoke", "eve").exit_code == 2
     last = shell("keys", "revoke", "ada")
-    assert (last.exit_code, "the last admin's key" in last.stderr) == (2, True)
+    assert (last.exit_code, "the cluster's own key" in last.stderr) == (2, True)
     assert {role.value for role in RoleName} == {str(role) for role in Role}
 
 

@@ -182,7 +182,7 @@ def test_jobs_come_in_pages(client: TestClient, world: World) -> None:
 
 
 def test_a_job_says_who_submitted_it_and_is_found_by_that(client: TestClient, keys: ServerKeys, world: World) -> None:
-    others = {"Authorization": f"Bearer {keys.add('bob', Role.SUBMITTER)}"}
+    others = {"Authorization": f"Bearer {keys.add('bob', Role.SUBMITTER)[0]}"}
     first = submit(client)
     spec = index_spec("mine", queue={"project": "nlp"})
     second = client.post("/api/v1/jobs", json={"spec": spec, "origin": {"git_commit": "abc"}}, headers=others).json()

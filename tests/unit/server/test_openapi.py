@@ -138,7 +138,7 @@ def test_whatever_is_sent_is_answered_as_documented(
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
 def test_a_viewer_changes_nothing(served: Served, world: World, keys: ServerKeys, path: str, method: str) -> None:
-    viewer = {"Authorization": f"Bearer {keys.add('eve', Role.VIEWER)}"}
+    viewer = {"Authorization": f"Bearer {keys.add('eve', Role.VIEWER)[0]}"}
     job = world.submit()
     before = state_of(world, keys)
     operation = served.schema[path][method]
@@ -169,7 +169,7 @@ def state_of(world: World, keys: ServerKeys) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_a_viewer_is_refused_on_paths_that_nobody_thought_of(app: FastAPI, keys: ServerKeys, method: str) -> None:
-    key = keys.add("eve", Role.VIEWER)
+    key, _ = keys.add("eve", Role.VIEWER)
     response = TestClient(app).request(method, "/api/v2/anything", headers={"Authorization": f"Bearer {key}"})
     assert response.status_code == 403
 
@@ -180,7 +180,7 @@ def test_without_a_valid_key_nothing_is_told_or_done(
     app: FastAPI, world: World, keys: ServerKeys, path: str, method: str, key: str
 ) -> None:
     if key == "revoked":
-        key = keys.add("bob", Role.ADMIN)
+        key, _ = keys.add("bob", Role.ADMIN)
         assert TestClient(app).get("/api/v1/status", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         keys.revoke("bob")
     before = state_of(world, keys)
