@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -70,6 +71,10 @@ class Client:
             trust_env=False,
         )
 
+    @cached_property
+    def _origin(self) -> dict[str, Any]:
+        return here()
+
     @classmethod
     def connect(cls) -> Client:
         """To the cluster of the current folder, or of ``$TANDEM_STORAGE``.
@@ -97,7 +102,7 @@ class Client:
             again: Run it anew although there is one of the same name and spec.
             secrets: Values of the variables that it names without one.
         """
-        body = {"spec": spec, "again": again, "origin": here(), "secrets": dict(secrets or {})}
+        body = {"spec": spec, "again": again, "origin": self._origin, "secrets": dict(secrets or {})}
         return self._json("POST", "/jobs", json=body)
 
     def jobs(self, *, limit: int | None = None, **filters: Any) -> list[dict[str, Any]]:

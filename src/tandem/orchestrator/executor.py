@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.job import ATTEMPT_VARIABLE
-from tandem.config.cluster import STORAGE_VARIABLE, Cluster
+from tandem.config.cluster import Cluster
 from tandem.errors import AuthError, TandemError, UnreachableError
 from tandem.orchestrator.actions import (
     Acknowledge,
@@ -31,6 +28,7 @@ from tandem.orchestrator.admission import refusal
 from tandem.orchestrator.controller import Policy, decide
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.launch import entrypoint, job_environment
 from tandem.orchestrator.packages import Packages
 from tandem.orchestrator.ray_jobs import RayJobs
 from tandem.orchestrator.records import Records
@@ -91,18 +89,24 @@ class Orchestrator:
         self._swept = False
         self._woken = threading.Event()
         self._next_turn_s = TURN_EVERY_S
-        self._turned_at = 0.0
+        self._turned_at = self._looked_at = 0.0
+        self._seen: dict[str, Observation] = {}
 
     def wake(self) -> None:
         """Have the next turn come at once: there is something to do."""
         self._woken.set()
 
-    def rest(self) -> None:
-        """Wait until the next turn is due."""
+    def rest(self) -> bool:
+        """Wait until the next turn is due.
+
+        Returns:
+            Whether a quick one is enough.
+        """
         self._woken.wait(self._next_turn_s)
         # However many submissions come at once, turns don't follow each other without a pause.
         time.sleep(max(0.0, self._turned_at + LEAST_REST_S - time.monotonic()))
         self._woken.clear()
+        return time.monotonic() - self._looked_at < TURN_EVERY_S
 
     def resources(self, job: Job) -> tuple[Amounts, Amounts]:
         """What a job must have to run here, and what it may come to hold."""
@@ -139,8 +143,12 @@ class Orchestrator:
             raise refused
         return refused is None
 
-    def step(self) -> list[Action]:
+    def step(self, *, quick: bool = False) -> list[Action]:
         """One turn: look, decide, act.
+
+        Args:
+            quick: Look at those jobs alone that are on their way; of the others and of the machines the last look
+                counts. So a job's start is seen at once, and Ray isn't asked about everything ten times a second.
 
         Returns:
             What was decided.
@@ -150,14 +158,20 @@ class Orchestrator:
             # An earlier server may have died between a job's end and this.
             self.secrets.forget_all_but({job.id for job in jobs}, before=time.time() - SWEEP_AGE_S)
             self._swept = True
-        self._room = room = self._look()
-        self._looked = True
+        quick = quick and self._room is not None
+        if not quick:
+            self._looked_at = time.monotonic()
+            self._room, self._looked = self._look(), True
+        room = self._room
         seen: dict[str, Observation] = {}
         if self.ray_reachable:
             for job in jobs:
-                if job.state.active:
+                if quick and job.state is State.RUNNING and job.id in self._seen:
+                    seen[job.id] = self._seen[job.id]
+                elif job.state.active:
                     seen[job.id] = self._observe(job)
                     self._copy_log(job, final=not seen[job.id].lives)
+        self._seen = seen
         turn = decide(jobs, seen, room, self._policy, self._rules, self._clock())
         self._waits = turn.waits
         known = {job.id: job for job in jobs}
@@ -277,22 +291,3 @@ class Orchestrator:
             files.append_log(job.attempt, text)
         if final:
             self._copied_at.pop(job.id, None)
-
-
-def entrypoint(cluster: Cluster, job_dir: Path, *, own_python: bool = False) -> str:
-    """The driver's command line.
-
-    It starts with `exec`: behind a shell of its own Ray calls a killed driver SUCCEEDED.
-
-    Args:
-        cluster: Where it runs.
-        job_dir: The job's folder.
-        own_python: It brings packages along: Ray made it an interpreter that finds them.
-    """
-    python = sys.executable if cluster.local and not own_python else "python"
-    return f"exec {shlex.quote(python)} -m tandem.runner {shlex.quote(str(job_dir))}"
-
-
-def job_environment(cluster: Cluster) -> dict[str, str]:
-    """What a driver is told of its cluster; nodes elsewhere know their own head and token."""
-    return cluster.ray_env() if cluster.local else {STORAGE_VARIABLE: str(cluster.storage)}

@@ -37,11 +37,11 @@ def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> 
         stopping: Ends the loop.
     """
     while not stopping.is_set():
-        orchestrator.rest()
+        quick = orchestrator.rest()
         if stopping.is_set() or not ready.exists():
             continue
         try:
-            orchestrator.step()
+            orchestrator.step(quick=quick)
         except Exception:
             # The records are consistent after every change; a loop that died would leave jobs unwatched.
             logger.exception("a turn of the control loop failed")
