@@ -37,6 +37,7 @@ AUTHORIZED = {"Authorization": "Bearer secret-key"}
 PATHS = [
     ("/healthz", "get"),
     ("/api/v1/status", "get"),
+    ("/api/v1/checks", "get"),
     ("/api/v1/jobs", "post"),
     ("/api/v1/jobs", "get"),
     ("/api/v1/jobs/{job_id}", "get"),
