@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tandem.errors import InputError
 
 # What Ray itself takes of a working directory: ray._private.ray_constants.GRPC_CPP_MAX_MESSAGE_SIZE.
 MAX_PACKAGE_BYTES = 512 * 2**20
+_HEX = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Packages:
 
     def has(self, hashed: str) -> bool:
         """Whether a package is there, whole."""
-        return self.path(hashed).is_file()
+        return _HEX.fullmatch(hashed) is not None and self.path(hashed).is_file()
 
     def uri(self, hashed: str) -> str:
         """What Ray's runtime environment calls it."""

@@ -112,7 +112,11 @@ def runtime_env(
         ours: Variables by which it reaches its cluster; no job can change them.
         secrets: The values that stand in no record.
         packages: Where its working directory is.
+
+    Raises:
+        SpecError: Something of it isn't here, or no longer.
     """
+    check_runtime(runtime, secrets, packages)
     stated = {name: value for name, value in runtime.env.items() if value is not None}
     made: dict[str, Any] = {"env_vars": {**stated, **secrets, **ours}}
     folder = runtime.working_dir

@@ -133,3 +133,23 @@ def test_the_server_refuses_a_folder_that_it_does_not_have(
         shell.client().submit({**spec, "runtime": {}}, secrets={"A": "1"})
     with pytest.raises(Exception, match="no value was sent for A"):
         shell.client().submit({**spec, "runtime": {"env": {"A": None}}})
+
+
+def test_a_package_that_was_deleted_ends_the_job_with_what_to_do(
+    shell: Shell, index_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".rayignore").write_text("storage/\n")
+    job = submitted(shell, str(index_file), "--working-dir", str(tmp_path))
+    for package in (shell.world.cluster.storage / "packages").iterdir():
+        package.unlink()
+    shell.world.orchestrator.step()
+    ended = shell.client().job(job.id)
+    assert (ended["state"], ended["reason"]) == ("FAILED", "start_failed")
+    assert "the server has no package:" in ended["message"]
+    assert "submit it from its folder again" in ended["message"]
+
+
+def test_no_other_file_passes_for_a_package(shell: Shell) -> None:
+    (shell.world.cluster.storage / "other.zip").write_text("")
+    (shell.world.cluster.storage / "packages").mkdir()
+    assert not shell.world.orchestrator.packages.has("../other")
