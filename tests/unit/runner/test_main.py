@@ -156,3 +156,13 @@ def test_broken_spec_is_an_error_too(job: Path) -> None:
     (job / "spec.json").write_text("{")
     assert runner.main([str(job)]) == 1
     assert "JSONDecodeError" in (job / "error.json").read_text()
+
+
+def test_each_attempt_says_what_it_ran_on(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with(monkeypatch, StoreError("lost"))
+    for attempt in ("1", "2"):
+        monkeypatch.setenv("TANDEM_ATTEMPT", attempt)
+        runner.main([str(job)])
+    first, second = (json.loads((job / f"environment-{attempt}.json").read_text()) for attempt in (1, 2))
+    assert first == second
+    assert {"tandem", "python", "ray", "torch", "host", "dir"} <= set(first)
