@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
 
 from tandem.specs import JOB_KINDS, KINDS
 
-_Specs: Any = Annotated[Union[tuple(KINDS[kind] for kind in JOB_KINDS)], Discriminator("kind")]  # noqa: UP007
+if TYPE_CHECKING:
+    from tandem.specs import Spec
+
+    AnyJob = Spec
+else:
+    AnyJob = Annotated[Union[tuple(KINDS[kind] for kind in JOB_KINDS)], Discriminator("kind")]  # noqa: UP007
 
 
 class Body(BaseModel):
@@ -41,7 +46,7 @@ class Origin(BaseModel):
 class Submission(Body):
     """The body of a submission."""
 
-    spec: _Specs
+    spec: AnyJob
     again: bool = Field(False, description="run it anew although a job of this name and spec exists")
     origin: Origin = Origin()
     secrets: dict[str, Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]] = Field(
