@@ -28,7 +28,8 @@ from tandem.orchestrator.actions import (
 from tandem.orchestrator.admission import refusal
 from tandem.orchestrator.controller import Policy, decide
 from tandem.orchestrator.job_files import JobFiles
-from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.jobs import Job, iso
+from tandem.orchestrator.pipelines import Pipelines
 from tandem.orchestrator.ray_jobs import RayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.resources import Room, offered
@@ -76,6 +77,7 @@ class Orchestrator:
         self._room: Room | None = None
         self._looked = False
         self._waits: Mapping[str, str] = {}
+        self.pipelines = Pipelines(records, cluster.storage, clock)
 
     def files(self, job_id: str) -> JobFiles:
         """The folder of a job."""
@@ -98,6 +100,8 @@ class Orchestrator:
         Raises:
             SpecError: What it asks for, and what there is.
         """
+        if spec["kind"] == "pipeline":
+            return all([self.judge(step["spec"]) for step in spec["steps"].values()])
         room = self._room if self._looked else self._look()
         if room is None:
             return False
@@ -112,7 +116,8 @@ class Orchestrator:
         Returns:
             What was decided.
         """
-        jobs = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
+        live = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
+        jobs = [job for job in live if job.kind != "pipeline"]
         self._room = room = self._look()
         self._looked = True
         seen: dict[str, Observation] = {}
@@ -122,7 +127,6 @@ class Orchestrator:
                     seen[job.id] = self._observe(job)
                     self._copy_log(job, final=not seen[job.id].lives)
         turn = decide(jobs, seen, room, self._policy, self._rules, self._clock())
-        self._waits = turn.waits
         known = {job.id: job for job in jobs}
         for action in turn.actions:
             try:
@@ -130,6 +134,8 @@ class Orchestrator:
             except UnreachableError as error:
                 # The next turn sees for itself what came of it.
                 logger.warning("%s: %s", action.job_id, error)
+        # Last: a step that has just ended lets others begin.
+        self._waits = {**turn.waits, **self.pipelines.turn([job for job in live if job.kind == "pipeline"])}
         return turn.actions
 
     def _look(self) -> Room | None:
@@ -248,12 +254,8 @@ def describe(job: Job, files: JobFiles, waits: str | None) -> dict[str, Any]:
         "priority": job.queue.priority,
         "waits": waits,
         "stop_requested": job.stop_requested,
-        "created_at": _iso(job.created_at),
-        "started_at": _iso(job.started_at),
-        "ended_at": _iso(job.ended_at),
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "ended_at": iso(job.ended_at),
         "dir": str(files.path),
     }
-
-
-def _iso(seconds: float | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

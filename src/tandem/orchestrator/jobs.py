@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,3 +92,8 @@ class Job:
 def queue_of(spec: Mapping[str, Any]) -> QueueSpec:
     """How a job is queued; of one that was submitted before there was a choice, as if it had made none."""
     return QueueSpec.model_validate(spec.get("queue", {}))
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time as people and other programs are told it: ISO 8601, UTC."""
+    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

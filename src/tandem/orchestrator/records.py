@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import select
@@ -43,6 +44,12 @@ class Records:
         """Give up the connections."""
         self._engine.dispose()
 
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Reads and writes that belong together: all are done, or none."""
+        with Session(self._engine) as session, session.begin():
+            yield session
+
     def submit(
         self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False, judged: bool = False
     ) -> tuple[Job, bool]:
@@ -63,7 +70,8 @@ class Records:
         """
         for _ in range(SUBMIT_TRIES):
             try:
-                return self._submit(kind, name, spec, again=again, judged=judged)
+                with self.transaction() as session:
+                    return self.submit_in(session, kind, name, spec, again=again, judged=judged)
             except IntegrityError:
                 # Somebody else took this id between our look and our write: look again.
                 continue
@@ -72,30 +80,37 @@ class Records:
     def known(self, kind: str, name: str, spec: dict[str, Any]) -> bool:
         """Whether a job of this name and spec was submitted before, however it was queued."""
         with Session(self._engine) as session:
-            return bool(_same(session, name, job_id(kind, name, spec)))
+            return self.latest_id(session, kind, name, spec) is not None
 
-    def _submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool, judged: bool) -> tuple[Job, bool]:
+    def latest_id(self, session: Session, kind: str, name: str, spec: Mapping[str, Any]) -> str | None:
+        """The id of the last job of this name and spec, however it was queued."""
+        same = _same(session, name, job_id(kind, name, spec))
+        return same[-1] if same else None
+
+    def submit_in(
+        self, session: Session, kind: str, name: str, spec: dict[str, Any], *, again: bool, judged: bool
+    ) -> tuple[Job, bool]:
+        """What `submit` does, as a part of a transaction."""
         identifier = job_id(kind, name, spec)
-        with Session(self._engine) as session, session.begin():
-            same = _same(session, name, identifier)
-            if same and not again:
-                latest = session.scalars(select(JobRow).where(JobRow.id == same[-1])).one()
-                state = State(latest.state)
-                if not (state.active or state.final):
-                    latest.spec = json.dumps(spec)
-                return jobs_of(session, [latest])[0], False
-            if same:
-                identifier = again_id(identifier, set(same))
-            now = self._clock()
-            row = JobRow(
-                id=identifier, name=name, kind=kind, spec=json.dumps(spec), state=State.QUEUED,
-                reason=Reason.SUBMITTED, message="", attempt=0, acknowledged=False, stop_requested=False,
-                judged=judged, not_before=0.0, created_at=now,
-            )  # fmt: skip
-            session.add(row)
-            session.flush()
-            session.add(EventRow(job_id=identifier, at=now, attempt=0, state=row.state, reason=row.reason, message=""))
-            return jobs_of(session, [row])[0], True
+        same = _same(session, name, identifier)
+        if same and not again:
+            latest = session.scalars(select(JobRow).where(JobRow.id == same[-1])).one()
+            state = State(latest.state)
+            if not state.final and (kind == "pipeline" or not state.active):
+                latest.spec = json.dumps(spec)
+            return jobs_of(session, [latest])[0], False
+        if same:
+            identifier = again_id(identifier, set(same))
+        now = self._clock()
+        row = JobRow(
+            id=identifier, name=name, kind=kind, spec=json.dumps(spec), state=State.QUEUED,
+            reason=Reason.SUBMITTED, message="", attempt=0, acknowledged=False, stop_requested=False,
+            judged=judged, not_before=0.0, created_at=now,
+        )  # fmt: skip
+        session.add(row)
+        session.flush()
+        session.add(EventRow(job_id=identifier, at=now, attempt=0, state=row.state, reason=row.reason, message=""))
+        return jobs_of(session, [row])[0], True
 
     def get(self, identifier: str) -> Job:
         """One job, by its id or, failing that, the latest of its name.
@@ -211,7 +226,7 @@ class Records:
             was = State(row.state)
             self._change(session, row, state, reason, message)
             row.not_before = not_before
-            if was.active and not state.active:
+            if was.active and not state.active and row.attempt:
                 attempt = _current(session, row)
                 attempt.reason, attempt.message, attempt.exit_code = str(reason), message, exit_code
                 attempt.ended_at = self._clock()

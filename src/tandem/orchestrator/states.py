@@ -44,7 +44,8 @@ class State(StrEnum):
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.STOPPED})
 ACTIVE = frozenset({State.STARTING, State.RUNNING})
 NEXT: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
+    # A pipeline runs at once: it is its steps that wait and start.
+    State.QUEUED: frozenset({State.STARTING, State.RUNNING, State.STOPPED, State.FAILED}),
     # A short job may have ended before anybody saw it run.
     State.STARTING: frozenset({State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.STOPPED}),
     State.RUNNING: frozenset({State.RETRYING, State.SUCCEEDED, State.FAILED, State.STOPPED}),
@@ -75,6 +76,7 @@ class Reason(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     START_TIMEOUT = "start_timeout"
     RUN_TIMEOUT = "run_timeout"
+    STEP_FAILED = "step_failed"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ RETRIES: Mapping[Reason, Retry | None] = {
     Reason.STOPPED: None,
     Reason.QUEUE_TIMEOUT: None,
     Reason.RUN_TIMEOUT: None,
+    Reason.STEP_FAILED: None,
     Reason.DRIVER_DIED: Retry(2, 5.0),
     Reason.NODE_LOST: Retry(4, 5.0),
     Reason.HEAD_LOST: Retry(4, 5.0),

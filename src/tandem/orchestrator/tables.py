@@ -64,3 +64,13 @@ class EventRow(Base):
     state: Mapped[str] = mapped_column(String(12))
     reason: Mapped[str] = mapped_column(String(20))
     message: Mapped[str] = mapped_column(Text, default="")
+
+
+class PipelineStepRow(Base):
+    """Which job does the work of a pipeline's step; one job may do that of several pipelines' steps."""
+
+    __tablename__ = "pipeline_steps"
+    pipeline_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    at: Mapped[float] = mapped_column(Float)

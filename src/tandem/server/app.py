@@ -131,6 +131,8 @@ def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
         known = not body.again and records.known(spec["kind"], spec["name"], spec)
         judged = not known and orchestrator.judge(spec)
         job, created = records.submit(spec["kind"], spec["name"], spec, again=body.again, judged=judged)
+        if job.kind == "pipeline" and not created and not job.state.final:
+            orchestrator.pipelines.requeue(job)
         return {**shown(job), "created": created}
 
     @jobs.get("")
@@ -150,6 +152,7 @@ def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
             "spec": job.spec,
             "events": records.events(job.id),
             "attempts": records.attempts(job.id),
+            **({"steps": orchestrator.pipelines.describe(job)} if job.kind == "pipeline" else {}),
         }
 
     @jobs.post("/{job_id}/stop")
@@ -163,7 +166,8 @@ def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
 
     @jobs.get("/{job_id}/progress")
     def progress(job_id: str) -> dict[str, Any] | None:
-        return orchestrator.files(records.get(job_id).id).progress()
+        job = records.get(job_id)
+        return orchestrator.pipelines.progress(job) if job.kind == "pipeline" else orchestrator.files(job.id).progress()
 
     @jobs.get("/{job_id}/result")
     def result(job_id: str) -> dict[str, Any]:
