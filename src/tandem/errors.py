@@ -14,6 +14,7 @@
     ├── PreemptedError          1  a job stepped aside for one of higher priority, and goes on later
     ├── StoreError              1  the vector store refused or lost an operation
     └── UnreachableError        3  the cluster, server or endpoint can't be reached
+        ├── DatabaseError       3  the database of the job records is away, locked or full
         └── AuthError           3  it was reached, and refused our token
 
 An error says what is wrong, where, and what to do. The number is the exit status of the command line.
@@ -120,6 +121,10 @@ class UnreachableError(TandemError):
     """The cluster, server or endpoint can't be reached."""
 
     exit_status = 3
+
+
+class DatabaseError(UnreachableError):
+    """The database of the job records is away, locked or full; what waits goes on when it is back."""
 
 
 class AuthError(UnreachableError):

@@ -82,7 +82,7 @@ def ready(pipeline: Job, steps: Mapping[str, Job]) -> dict[str, dict[str, Any]]:
 
 
 def decide(
-    pipeline: Job, steps: Mapping[str, Job], known: Mapping[str, Known], elsewhere: Collection[str]
+    pipeline: Job, steps: Mapping[str, Job], known: Mapping[str, Known], kept: Collection[str]
 ) -> list[StepAction]:
     """One look at a pipeline.
 
@@ -90,7 +90,7 @@ def decide(
         pipeline: Its record.
         steps: By step, the job that does its work, of those that have begun.
         known: For each step that is `ready`, what there is already.
-        elsewhere: Ids of jobs that another pipeline goes on with.
+        kept: Ids of jobs that go on when the pipeline is stopped: others need them.
 
     Returns:
         What to do, in this order; nothing while there is nothing to do but wait, nor once it has ended.
@@ -98,7 +98,7 @@ def decide(
     if pipeline.state.final:
         return []
     if pipeline.stop_requested:
-        return _stopping(pipeline, steps, elsewhere)
+        return _stopping(pipeline, steps, kept)
     actions: list[StepAction] = []
     if pipeline.state is State.QUEUED:
         actions.append(Change(pipeline.id, State.RUNNING, Reason.ADMITTED))
@@ -155,8 +155,8 @@ def _newest(known: Known, needed: Sequence[Job]) -> float:
     return max((at for at in times if at is not None), default=float("-inf"))
 
 
-def _stopping(pipeline: Job, steps: Mapping[str, Job], elsewhere: Collection[str]) -> list[StepAction]:
-    going = {name: job for name, job in steps.items() if not job.state.final and job.id not in elsewhere}
+def _stopping(pipeline: Job, steps: Mapping[str, Job], kept: Collection[str]) -> list[StepAction]:
+    going = {name: job for name, job in steps.items() if not job.state.final and job.id not in kept}
     if going:
         return [StopStep(name, job.id) for name, job in going.items() if not job.stop_requested]
     if all(_succeeded(steps.get(name)) for name in pipeline.spec["steps"]):

@@ -23,10 +23,12 @@ class StepJob:
     Attributes:
         job: Its record.
         at: Since when it is that step's.
+        by_hand: Whether somebody submitted it alone, and no pipeline.
     """
 
     job: Job
     at: float
+    by_hand: bool
 
     @property
     def reused(self) -> bool:
@@ -55,17 +57,21 @@ class PipelineRecords:
             select(PipelineStepRow, JobRow)
             .join(JobRow, JobRow.id == PipelineStepRow.job_id)
             .where(PipelineStepRow.pipeline_id.in_(pipelines))
+            .order_by(JobRow.seq)
         )
-        with self._records.transaction() as session:
+        with self._records.database.read() as session:
             rows = session.execute(query).all()
             jobs = jobs_of(session, [job for _, job in rows])
+            ids = [job.id for job in jobs]
+            begun = select(PipelineStepRow.job_id).where(PipelineStepRow.job_id.in_(ids), PipelineStepRow.anew)
+            ours = set(session.scalars(begun))
             for (step, _), job in zip(rows, jobs, strict=True):
-                found[step.pipeline_id][step.step] = StepJob(job, step.at)
+                found[step.pipeline_id][step.step] = StepJob(job, step.at, by_hand=job.id not in ours)
         return found
 
     def latest(self, spec: Mapping[str, Any]) -> Job | None:
         """The last job of a spec."""
-        with self._records.transaction() as session:
+        with self._records.database.read() as session:
             identifier = self._records.latest_id(session, spec["kind"], spec["name"], spec)
         return None if identifier is None else self._records.get(identifier)
 
@@ -79,12 +85,15 @@ class PipelineRecords:
         """
         kind, name = step.spec["kind"], step.spec["name"]
         try:
-            with self._records.transaction() as session:
+            with self._records.database.write() as session:
                 if self._records.latest_id(session, kind, name, step.spec) != step.latest:
                     return
                 job, _ = self._records.submit_in(session, kind, name, step.spec, again=step.anew, judged=judged)
-                row = PipelineStepRow(pipeline_id=pipeline_id, step=step.step, job_id=job.id, at=self._clock())
-                session.add(row)
+                session.add(
+                    PipelineStepRow(
+                        pipeline_id=pipeline_id, step=step.step, job_id=job.id, anew=step.anew, at=self._clock()
+                    )
+                )
         except IntegrityError:
             # Another process was faster: the next look sees what it has written.
             return

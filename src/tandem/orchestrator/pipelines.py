@@ -48,21 +48,19 @@ class Pipelines:
         begun = self._steps.steps([pipeline.id for pipeline in live])
         waits: dict[str, str] = {}
         for pipeline in live:
-            elsewhere = {
-                each.job.id
-                for other in live
-                if other.id != pipeline.id and not other.stop_requested
-                for each in begun[other.id].values()
-            }
-            waits |= self._advance(pipeline, begun[pipeline.id], elsewhere)
+            # A stop ends what pipelines have begun, and no other one goes on with.
+            others = [other for other in live if other.id != pipeline.id and not other.stop_requested]
+            kept = {each.job.id for other in others for each in begun[other.id].values()}
+            kept |= {each.job.id for each in begun[pipeline.id].values() if each.by_hand}
+            waits |= self._advance(pipeline, begun[pipeline.id], kept)
         return waits
 
-    def _advance(self, pipeline: Job, begun: Mapping[str, StepJob], elsewhere: Collection[str]) -> dict[str, str]:
+    def _advance(self, pipeline: Job, begun: Mapping[str, StepJob], kept: Collection[str]) -> dict[str, str]:
         # Each look gives a step its job or changes a state, and of both there are only so many.
         for _ in range(2 * len(pipeline.spec["steps"]) + 3):
             jobs = {name: each.job for name, each in begun.items()}
             known = {name: self._known(spec) for name, spec in ready(pipeline, jobs).items()}
-            actions = decide(pipeline, jobs, known, elsewhere)
+            actions = decide(pipeline, jobs, known, kept)
             if not actions:
                 break
             for action in actions:

@@ -1,6 +1,6 @@
 """Job records: what was asked for, what was tried, and every change with its time and reason.
 
-SQLite in write-ahead mode by default; any database that SQLAlchemy knows by URL. Times are seconds since the
+SQLite in write-ahead mode by default, Postgres by URL. Times are seconds since the
 epoch, UTC.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -17,10 +16,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from tandem.errors import NotFoundError, TandemError
-from tandem.orchestrator.database import make_tables, open_database
+from tandem.orchestrator.database import Database, open_database
 from tandem.orchestrator.identity import again_id, job_id, same_identity
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.rows import COLUMNS, jobs_of
+from tandem.orchestrator.schema import migrate
 from tandem.orchestrator.states import NEXT, Reason, State
 from tandem.orchestrator.tables import AttemptRow, EventRow, JobRow
 
@@ -31,24 +31,23 @@ class Records:
     """Reads and writes of the job records; safe to use from several threads.
 
     Args:
-        url: SQLAlchemy URL of the database; the tables are made if they aren't there.
+        url: SQLAlchemy URL of the database; its tables are made, or brought up to date.
         clock: Gives the time of a change, in seconds since the epoch.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._engine = open_database(url)
+        self._database = Database(open_database(url))
         self._clock = clock
-        make_tables(self._engine)
+        migrate(self._database)
 
     def close(self) -> None:
         """Give up the connections."""
-        self._engine.dispose()
+        self._database.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """Reads and writes that belong together: all are done, or none."""
-        with Session(self._engine) as session, session.begin():
-            yield session
+    @property
+    def database(self) -> Database:
+        """For what belongs together with other records."""
+        return self._database
 
     def submit(
         self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False, judged: bool = False
@@ -70,7 +69,7 @@ class Records:
         """
         for _ in range(SUBMIT_TRIES):
             try:
-                with self.transaction() as session:
+                with self._database.write() as session:
                     return self.submit_in(session, kind, name, spec, again=again, judged=judged)
             except IntegrityError:
                 # Somebody else took this id between our look and our write: look again.
@@ -79,7 +78,7 @@ class Records:
 
     def known(self, kind: str, name: str, spec: dict[str, Any]) -> bool:
         """Whether a job of this name and spec was submitted before, however it was queued."""
-        with Session(self._engine) as session:
+        with self._database.read() as session:
             return self.latest_id(session, kind, name, spec) is not None
 
     def latest_id(self, session: Session, kind: str, name: str, spec: Mapping[str, Any]) -> str | None:
@@ -94,7 +93,7 @@ class Records:
         identifier = job_id(kind, name, spec)
         same = _same(session, name, identifier)
         if same and not again:
-            latest = session.scalars(select(JobRow).where(JobRow.id == same[-1])).one()
+            latest = session.scalars(select(JobRow).where(JobRow.id == same[-1]).with_for_update()).one()
             state = State(latest.state)
             if not state.final and (kind == "pipeline" or not state.active):
                 latest.spec = json.dumps(spec)
@@ -118,7 +117,7 @@ class Records:
         Raises:
             NotFoundError: Neither an id nor a name.
         """
-        with Session(self._engine) as session:
+        with self._database.read() as session:
             return jobs_of(session, [self._find(session, identifier)])[0]
 
     def find(
@@ -140,36 +139,36 @@ class Records:
             query = query.where(JobRow.kind == kind)
         if limit is not None:
             query = query.limit(limit)
-        with Session(self._engine) as session:
+        with self._database.read() as session:
             return jobs_of(session, session.execute(query).all()[::-1])
 
     def events(self, identifier: str) -> list[dict[str, Any]]:
         """Every change of a job, oldest first: at, attempt, state, reason, message."""
         fields = ("at", "attempt", "state", "reason", "message")
-        with Session(self._engine) as session:
+        with self._database.read() as session:
             rows = session.scalars(select(EventRow).where(EventRow.job_id == identifier).order_by(EventRow.seq))
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def attempts(self, identifier: str) -> list[dict[str, Any]]:
         """Every attempt of a job, oldest first."""
         fields = ("number", "submission_id", "reason", "message", "exit_code", "submitted_at", "ended_at")
-        with Session(self._engine) as session:
+        with self._database.read() as session:
             query = select(AttemptRow).where(AttemptRow.job_id == identifier).order_by(AttemptRow.number)
             rows = session.scalars(query)
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def request_stop(self, identifier: str) -> Job:
         """Note that a person wants the job to end; the control loop does it."""
-        with Session(self._engine) as session, session.begin():
-            row = self._find(session, identifier)
+        with self._database.write() as session:
+            row = self._find(session, identifier, to_change=True)
             if not State(row.state).final:
                 row.stop_requested = True
             return jobs_of(session, [row])[0]
 
     def begin_attempt(self, identifier: str) -> Job:
         """Write down that the next attempt is about to be submitted, before it is."""
-        with Session(self._engine) as session, session.begin():
-            row = self._find(session, identifier)
+        with self._database.write() as session:
+            row = self._find(session, identifier, to_change=True)
             row.attempt += 1
             row.acknowledged = False
             self._change(session, row, State.STARTING, Reason.ADMITTED, f"attempt {row.attempt}")
@@ -185,25 +184,26 @@ class Records:
 
     def acknowledge(self, identifier: str) -> None:
         """Ray has said that it knows the current attempt."""
-        with Session(self._engine) as session, session.begin():
-            self._find(session, identifier).acknowledged = True
+        with self._database.write() as session:
+            self._find(session, identifier, to_change=True).acknowledged = True
 
     def note_start(self, identifier: str, *, starting: bool) -> None:
         """The current attempt works, or waits for workers (again)."""
-        with Session(self._engine) as session, session.begin():
-            _current(session, self._find(session, identifier)).starting_since = self._clock() if starting else None
+        with self._database.write() as session:
+            attempt = _current(session, self._find(session, identifier, to_change=True))
+            attempt.starting_since = self._clock() if starting else None
 
     def note_first(self, identifier: str) -> None:
         """A job is the first in its line for the first time."""
-        with Session(self._engine) as session, session.begin():
-            self._find(session, identifier).first_at = self._clock()
+        with self._database.write() as session:
+            self._find(session, identifier, to_change=True).first_at = self._clock()
 
     def ask_end(self, identifier: str, reason: Reason, message: str) -> None:
         """Write down that the current attempt is to end, and why; the first reason stays."""
-        with Session(self._engine) as session, session.begin():
-            attempt = _current(session, self._find(session, identifier))
+        with self._database.write() as session:
+            attempt = _current(session, self._find(session, identifier, to_change=True))
             if not attempt.end_reason:
-                attempt.end_reason, attempt.end_message = str(reason), message
+                attempt.end_reason, attempt.end_message = str(reason), _clean(message)
                 attempt.end_asked_at = self._clock()
 
     def change(
@@ -221,14 +221,14 @@ class Records:
         Raises:
             ValueError: The state machine has no such step.
         """
-        with Session(self._engine) as session, session.begin():
-            row = self._find(session, identifier)
+        with self._database.write() as session:
+            row = self._find(session, identifier, to_change=True)
             was = State(row.state)
             self._change(session, row, state, reason, message)
             row.not_before = not_before
             if was.active and not state.active and row.attempt:
                 attempt = _current(session, row)
-                attempt.reason, attempt.message, attempt.exit_code = str(reason), message, exit_code
+                attempt.reason, attempt.message, attempt.exit_code = str(reason), row.message, exit_code
                 attempt.ended_at = self._clock()
             session.flush()
             return jobs_of(session, [row])[0]
@@ -236,7 +236,7 @@ class Records:
     def _change(self, session: Session, row: JobRow, state: State, reason: Reason, message: str) -> None:
         if state not in NEXT[State(row.state)]:
             raise ValueError(f"job {row.id}: {row.state} can't become {state}")
-        now = self._clock()
+        now, message = self._clock(), _clean(message)
         row.state, row.reason, row.message = str(state), str(reason), message
         if state is State.RUNNING and row.started_at is None:
             row.started_at = now
@@ -246,14 +246,21 @@ class Records:
             EventRow(job_id=row.id, at=now, attempt=row.attempt, state=str(state), reason=str(reason), message=message)
         )
 
-    def _find(self, session: Session, identifier: str) -> JobRow:
-        row = session.scalars(select(JobRow).where(JobRow.id == identifier)).first()
-        if row is None:
-            latest = select(JobRow).where(JobRow.name == identifier).order_by(JobRow.seq.desc()).limit(1)
-            row = session.scalars(latest).first()
+    def _find(self, session: Session, identifier: str, *, to_change: bool = False) -> JobRow:
+        found = select(JobRow).where(JobRow.id == identifier)
+        latest = select(JobRow).where(JobRow.name == identifier).order_by(JobRow.seq.desc()).limit(1)
+        if to_change:
+            # Whoever else would change this job waits until we have; SQLite lets one write at a time anyway.
+            found, latest = found.with_for_update(), latest.with_for_update()
+        row = session.scalars(found).first() or session.scalars(latest).first()
         if row is None:
             raise NotFoundError(f"no job {identifier!r}", remedy="`tandem ps` lists the jobs")
         return row
+
+
+def _clean(text: str) -> str:
+    """What a driver or Ray said, without what a database can't hold."""
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
 
 
 def _same(session: Session, name: str, identifier: str) -> list[str]:

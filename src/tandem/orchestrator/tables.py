@@ -67,10 +67,14 @@ class EventRow(Base):
 
 
 class PipelineStepRow(Base):
-    """Which job does the work of a pipeline's step; one job may do that of several pipelines' steps."""
+    """Which job does the work of a pipeline's step; one job may do that of several pipelines' steps.
+
+    `anew`: it was submitted for this one.
+    """
 
     __tablename__ = "pipeline_steps"
     pipeline_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     step: Mapped[str] = mapped_column(String(40), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    anew: Mapped[bool] = mapped_column(Boolean)
     at: Mapped[float] = mapped_column(Float)

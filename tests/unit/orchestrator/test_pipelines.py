@@ -211,6 +211,21 @@ def test_two_pipelines_share_a_job_and_stopping_one_leaves_it_to_the_other(world
     assert states(world, second) == {"docs": "STOPPED", "tune": "STOPPED", "compare": "SKIPPED"}
 
 
+def test_what_somebody_submitted_by_hand_is_used_and_not_stopped(world: World) -> None:
+    data = chain()
+    spec = PipelineSpec.model_validate(data).canonical()["steps"]["docs"]["spec"]
+    job, _ = world.records.submit("index", "i", spec)
+    pipeline = submit(world, data)
+    for _ in range(2):
+        world.orchestrator.step()
+    assert steps(world, pipeline)["docs"] == ("STARTING", job.id)
+    world.records.request_stop(pipeline.id)
+    for _ in range(3):
+        world.orchestrator.step()
+    assert world.state(pipeline) == "STOPPED"
+    assert states(world, pipeline) == {"docs": "STARTING", "tune": "STOPPED", "compare": "SKIPPED"}
+
+
 def test_submitted_again_with_another_priority_its_waiting_steps_have_it_too(world: World) -> None:
     world.ray.down = True
     pipeline = submit(world, chain())
@@ -241,7 +256,7 @@ class Killed(BaseException):
 def step_killed_at(world: World, write: int) -> bool:
     """One turn, in which the server dies before its n-th write to the database; whether it came that far."""
     writes = 0
-    engine = world.records._engine
+    engine = world.records.database.engine
 
     @event.listens_for(engine, "before_cursor_execute")
     def _count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -294,7 +309,7 @@ def test_a_server_killed_at_any_write_neither_loses_nor_doubles_a_step(
 def test_a_turn_without_pipelines_looks_for_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.submit()
     monkeypatch.setattr(Orchestrator, "_do", lambda *_: None)
-    engine, statements = world.records._engine, []
+    engine, statements = world.records.database.engine, []
     event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     world.orchestrator.step()
     assert not [statement for statement in statements if "pipeline_steps" in statement]
