@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import select
@@ -19,6 +20,7 @@ from tandem.errors import NotFoundError, TandemError
 from tandem.orchestrator.database import Database, open_database
 from tandem.orchestrator.identity import again_id, job_id, same_identity
 from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.lease import fence
 from tandem.orchestrator.rows import COLUMNS, jobs_of
 from tandem.orchestrator.schema import migrate
 from tandem.orchestrator.states import NEXT, Reason, State
@@ -36,13 +38,15 @@ class Records:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._database = Database(open_database(url))
+        self.database = Database(open_database(url))
         self._clock = clock
-        migrate(self._database)
+        self.epoch: int | None = None
+        """Of the lease under which the control loop's changes are made; None: without one."""
+        migrate(self.database)
 
     def close(self) -> None:
         """Give up the connections."""
-        self._database.close()
+        self.database.close()
 
     def submit(
         self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False, judged: bool = False
@@ -72,12 +76,12 @@ class Records:
 
     def known(self, kind: str, name: str, spec: dict[str, Any]) -> bool:
         """Whether a job of this name and spec was submitted before, however it was queued."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             return bool(_same(session, name, job_id(kind, name, spec)))
 
     def _submit(self, kind: str, name: str, spec: dict[str, Any], *, again: bool, judged: bool) -> tuple[Job, bool]:
         identifier = job_id(kind, name, spec)
-        with self._database.write() as session:
+        with self.database.write() as session:
             same = _same(session, name, identifier)
             if same and not again:
                 latest = session.scalars(select(JobRow).where(JobRow.id == same[-1]).with_for_update()).one()
@@ -104,7 +108,7 @@ class Records:
         Raises:
             NotFoundError: Neither an id nor a name.
         """
-        with self._database.read() as session:
+        with self.database.read() as session:
             return jobs_of(session, [self._find(session, identifier)])[0]
 
     def find(
@@ -126,27 +130,27 @@ class Records:
             query = query.where(JobRow.kind == kind)
         if limit is not None:
             query = query.limit(limit)
-        with self._database.read() as session:
+        with self.database.read() as session:
             return jobs_of(session, session.execute(query).all()[::-1])
 
     def events(self, identifier: str) -> list[dict[str, Any]]:
         """Every change of a job, oldest first: at, attempt, state, reason, message."""
         fields = ("at", "attempt", "state", "reason", "message")
-        with self._database.read() as session:
+        with self.database.read() as session:
             rows = session.scalars(select(EventRow).where(EventRow.job_id == identifier).order_by(EventRow.seq))
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def attempts(self, identifier: str) -> list[dict[str, Any]]:
         """Every attempt of a job, oldest first."""
         fields = ("number", "submission_id", "reason", "message", "exit_code", "submitted_at", "ended_at")
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = select(AttemptRow).where(AttemptRow.job_id == identifier).order_by(AttemptRow.number)
             rows = session.scalars(query)
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def request_stop(self, identifier: str) -> Job:
         """Note that a person wants the job to end; the control loop does it."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = self._find(session, identifier, to_change=True)
             if not State(row.state).final:
                 row.stop_requested = True
@@ -154,7 +158,7 @@ class Records:
 
     def begin_attempt(self, identifier: str) -> Job:
         """Write down that the next attempt is about to be submitted, before it is."""
-        with self._database.write() as session:
+        with self._acting() as session:
             row = self._find(session, identifier, to_change=True)
             row.attempt += 1
             row.acknowledged = False
@@ -171,23 +175,23 @@ class Records:
 
     def acknowledge(self, identifier: str) -> None:
         """Ray has said that it knows the current attempt."""
-        with self._database.write() as session:
+        with self._acting() as session:
             self._find(session, identifier, to_change=True).acknowledged = True
 
     def note_start(self, identifier: str, *, starting: bool) -> None:
         """The current attempt works, or waits for workers (again)."""
-        with self._database.write() as session:
+        with self._acting() as session:
             attempt = _current(session, self._find(session, identifier, to_change=True))
             attempt.starting_since = self._clock() if starting else None
 
     def note_first(self, identifier: str) -> None:
         """A job is the first in its line for the first time."""
-        with self._database.write() as session:
+        with self._acting() as session:
             self._find(session, identifier, to_change=True).first_at = self._clock()
 
     def ask_end(self, identifier: str, reason: Reason, message: str) -> None:
         """Write down that the current attempt is to end, and why; the first reason stays."""
-        with self._database.write() as session:
+        with self._acting() as session:
             attempt = _current(session, self._find(session, identifier, to_change=True))
             if not attempt.end_reason:
                 attempt.end_reason, attempt.end_message = str(reason), _clean(message)
@@ -208,7 +212,7 @@ class Records:
         Raises:
             ValueError: The state machine has no such step.
         """
-        with self._database.write() as session:
+        with self._acting() as session:
             row = self._find(session, identifier, to_change=True)
             was = State(row.state)
             self._change(session, row, state, reason, message)
@@ -219,6 +223,14 @@ class Records:
                 attempt.ended_at = self._clock()
             session.flush()
             return jobs_of(session, [row])[0]
+
+    @contextmanager
+    def _acting(self) -> Iterator[Session]:
+        """A change that the control loop has decided: made only if no other server has taken over meanwhile."""
+        with self.database.write() as session:
+            if self.epoch is not None:
+                fence(session, self.epoch)
+            yield session
 
     def _change(self, session: Session, row: JobRow, state: State, reason: Reason, message: str) -> None:
         if state not in NEXT[State(row.state)]:
