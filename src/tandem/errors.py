@@ -10,6 +10,7 @@
     │   └── NotFoundError          a job, collection or artifact by a name that doesn't exist
     ├── JobFailedError          1  a job that ended in FAILED or STOPPED
     ├── OutOfMemoryError        1  a worker needed more memory than there is
+    ├── DiskFullError           1  there is no room to write what a job has made
     ├── WorkerLostError         1  a worker went away, or the machine under it
     ├── PreemptedError          1  a job stepped aside for one of higher priority, and goes on later
     ├── StoreError              1  the vector store refused or lost an operation
@@ -103,6 +104,10 @@ class JobFailedError(TandemError):
 
 class OutOfMemoryError(TandemError):
     """A worker needed more memory than there is."""
+
+
+class DiskFullError(TandemError):
+    """There is no room to write what a job has made; it goes on when there is."""
 
 
 class WorkerLostError(TandemError):

@@ -3,65 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import psutil
 import pytest
+from stand_ins.tandem import Tandem, until
 from tiny_models import write_embedder
 
-from tandem.config.cluster import STORAGE_VARIABLE, Cluster
+from tandem.config.cluster import Cluster
 from tandem.orchestrator.local import Marks, down
-from tandem.orchestrator.processes import marked
-
-DEADLINE_S = 120.0
-T = TypeVar("T")
-
-
-class Tandem:
-    """The command in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.storage = folder / "storage"
-        # RAY_* of the session's other cluster must not lead this one astray.
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        self.environment = kept | {STORAGE_VARIABLE: str(self.storage)}
-        self.command = [sys.executable, "-m", "tandem.cli.main"]
-
-    def __call__(self, *arguments: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [*self.command, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"))
-
-    def processes(self) -> list[psutil.Process]:
-        marks = Marks.of(self.storage)
-        return marked(marks.ray) + marked(marks.server)
-
-
-def until(look: Callable[[], T]) -> T:
-    """What a look finds as soon as it finds something."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it didn't come about in time"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +67,7 @@ def test_a_job_outlives_the_command_that_follows_it(tandem: Tandem) -> None:
 def test_a_killed_driver_is_tried_again_and_a_killed_server_knows_of_it(tandem: Tandem) -> None:
     job_id = tandem("submit", "second.yaml").strip()
 
-    def driver() -> psutil.Process | None:
-        lines = [(process, " ".join(process.cmdline())) for process in tandem.processes()]
-        return next(
-            (process for process, line in lines if f"tandem.runner {tandem.storage}/jobs/{job_id}" in line), None
-        )
-
-    until(driver).send_signal(signal.SIGKILL)
+    until(lambda: tandem.driver(job_id)).send_signal(signal.SIGKILL)
     until(lambda: tandem.json("show", job_id)["attempts"][0]["reason"])
     server = psutil.Process(Cluster.load(tandem.storage).pids["server"])
     server.kill()

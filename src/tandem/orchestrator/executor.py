@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tandem.artifacts.job import ATTEMPT_VARIABLE
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
-from tandem.errors import AuthError, TandemError, UnreachableError
+from tandem.errors import AuthError, DatabaseError, TandemError, UnreachableError
 from tandem.orchestrator.actions import (
     Acknowledge,
     Action,
@@ -29,18 +30,16 @@ from tandem.orchestrator.admission import refusal
 from tandem.orchestrator.controller import Policy, decide
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.jobs import Job, iso
+from tandem.orchestrator.lease import Lease, LeaseLostError
+from tandem.orchestrator.log_copies import LogCopies
 from tandem.orchestrator.pipelines import Pipelines
 from tandem.orchestrator.ray_jobs import RayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.resources import Room, offered
 from tandem.orchestrator.scheduler import Rules
-from tandem.orchestrator.states import Observation, Reason, State
+from tandem.orchestrator.states import UNREACHABLE, Observation, Reason, State
 
 logger = logging.getLogger(__name__)
-
-LOG_COPY_EVERY_S = 1.0
-# Ray hands out a job's whole log at every call: a long one is copied less often.
-LOG_BYTES_PER_S = 2_000_000
 
 
 class Orchestrator:
@@ -53,6 +52,7 @@ class Orchestrator:
         policy: What is tried again.
         rules: How the line goes.
         clock: Seconds since the epoch.
+        lease: Held while it acts; None where there is no other server.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Orchestrator:
         rules: Rules,
         *,
         clock: Callable[[], float] = time.time,
+        lease: Lease | None = None,
     ) -> None:
         self._records = records
         self._ray = ray
@@ -71,12 +72,15 @@ class Orchestrator:
         self._policy = policy
         self._rules = rules
         self._clock = clock
-        self._copied_at: dict[str, float] = {}
+        self._lease = lease
+        self.acts = lease is None  # in the last turn
+        self._logs = LogCopies(ray, clock)
         self.ray_reachable = False
         self._problem = ""
         self._room: Room | None = None
         self._looked = False
         self._waits: Mapping[str, str] = {}
+        self._troubles: Mapping[str, str] = {}
         self.pipelines = Pipelines(records, cluster.storage, clock)
 
     def files(self, job_id: str) -> JobFiles:
@@ -111,32 +115,59 @@ class Orchestrator:
         return refused is None
 
     def step(self) -> list[Action]:
-        """One turn: look, decide, act.
+        """One turn: look, decide, act; nothing where another server acts.
 
         Returns:
             What was decided.
+
+        Raises:
+            DatabaseError: The records can't be used now.
+            LeaseLostError: Another server has taken over meanwhile.
         """
+        if not self._keep_lease():
+            # For those who ask this server.
+            self._room, self._looked, self._waits = self._look(), True, {}
+            return []
         live = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
         jobs = [job for job in live if job.kind != "pipeline"]
         self._room = room = self._look()
         self._looked = True
-        seen: dict[str, Observation] = {}
-        if self.ray_reachable:
-            for job in jobs:
-                if job.state.active:
-                    seen[job.id] = self._observe(job)
-                    self._copy_log(job, final=not seen[job.id].lives)
+        troubles: dict[str, str] = {}
+        seen = {job.id: self._observe(job, troubles) for job in jobs if job.state.active and self.ray_reachable}
         turn = decide(jobs, seen, room, self._policy, self._rules, self._clock())
         known = {job.id: job for job in jobs}
         for action in turn.actions:
             try:
                 self._do(action, known[action.job_id])
-            except UnreachableError as error:
-                # The next turn sees for itself what came of it.
-                logger.warning("%s: %s", action.job_id, error)
+            except (DatabaseError, LeaseLostError):
+                # What can't be written down isn't done.
+                raise
+            except (UnreachableError, OSError) as error:
+                # The next turn sees for itself what came of it, and tries again.
+                troubles[action.job_id] = f"{error}: it is tried again"
+        for job_id, trouble in troubles.items():
+            if self._troubles.get(job_id) != trouble:
+                logger.warning("%s: %s", job_id, trouble)
+        self._troubles = troubles
         # Last: a step that has just ended lets others begin.
-        self._waits = {**turn.waits, **self.pipelines.turn([job for job in live if job.kind == "pipeline"])}
+        far = self.pipelines.turn([job for job in live if job.kind == "pipeline"])
+        self._waits = {**turn.waits, **troubles, **far}
         return turn.actions
+
+    def _keep_lease(self) -> bool:
+        """Whether this server acts."""
+        set_by = 0.0 if self._lease is None else self._lease.keep()
+        self.acts = set_by is not None
+        if self._lease is not None:
+            self._records.epoch = self._lease.epoch
+        if set_by and self._room is not None:
+            self._room = replace(self._room, since=self._room.since + set_by)
+        return self.acts
+
+    def _check_lease(self) -> None:
+        """Before what can't be undone: a server that was frozen in the middle of a turn may have been replaced."""
+        if self._lease is not None:
+            self._lease.check()
 
     def _look(self) -> Room | None:
         """What the cluster has; None where Ray doesn't answer."""
@@ -163,14 +194,28 @@ class Orchestrator:
             since=0.0 if self._cluster.local else since,
         )
 
-    def _observe(self, job: Job) -> Observation:
+    def _observe(self, job: Job, troubles: dict[str, str]) -> Observation:
+        """What is known of an active job's attempt; `troubles` gets what was wrong with its files."""
         seen = self._ray.observe(job.submission_id)
         files = self.files(job.id)
-        if seen.lives:
-            return replace(seen, phase=files.phase())
         if seen.status == "UNREACHABLE":
             return seen
-        return replace(seen, error=files.error(), has_result=files.result() is not None)
+        known = UNREACHABLE
+        try:
+            if seen.lives:
+                known = replace(seen, phase=files.phase())
+            self._logs.copy(job, files, final=not seen.lives)
+            if seen.lives:
+                return known
+            if job.acknowledged:
+                files.check()
+            return replace(
+                seen, error=files.error(), has_result=files.result() is not None, begun=files.begun(job.attempt)
+            )
+        except OSError as error:
+            troubles[job.id] = f"{error}: it goes on when that is mended"
+            # Ray still has what was printed: an end waits until that can be kept, and the result be read.
+            return known
 
     def _do(self, action: Action, job: Job) -> None:
         match action:
@@ -188,42 +233,38 @@ class Orchestrator:
                 self._records.ask_end(identifier, reason, message)
                 logger.info("%s: must end (%s) %s", identifier, reason, message)
             case AskAside(identifier):
+                self._check_lease()
                 self.files(identifier).ask_aside()
             case Stop():
+                self._check_lease()
                 self._ray.stop(job.submission_id)
             case Change(identifier, state, reason, message, not_before, exit_code):
+                if not state.active:
+                    self._check_lease()
+                    self.files(identifier).retire()
                 self._records.change(identifier, state, reason, message, not_before=not_before, exit_code=exit_code)
                 logger.info("%s: %s (%s) %s", identifier, state, reason, message)
 
     def _submit(self, job: Job) -> None:
         files = self.files(job.id)
-        files.prepare(job.spec)
+        self._check_lease()
+        if files.attempt() > job.attempt:
+            raise LeaseLostError(f"{job.id}: attempt {files.attempt()} has begun, by another server")
+        files.prepare(job.spec, job.attempt)
         try:
             self._ray.submit(
                 job.submission_id,
                 entrypoint(self._cluster, files.path),
-                job_environment(self._cluster),
+                job_environment(self._cluster) | {ATTEMPT_VARIABLE: str(job.attempt)},
                 {"name": job.name, "kind": job.kind, "job": job.id, "project": job.queue.project},
             )
         except UnreachableError:
             raise
         except TandemError as error:
+            files.retire()
             self._records.change(job.id, State.FAILED, Reason.START_FAILED, str(error))
         else:
             self._records.acknowledge(job.id)
-
-    def _copy_log(self, job: Job, *, final: bool) -> None:
-        now = self._clock()
-        files = self.files(job.id)
-        every = max(LOG_COPY_EVERY_S, files.log_bytes(job.attempt) / LOG_BYTES_PER_S)
-        if not final and now - self._copied_at.get(job.id, 0.0) < every:
-            return
-        self._copied_at[job.id] = now
-        text = self._ray.logs(job.submission_id)
-        if text is not None:
-            files.append_log(job.attempt, text)
-        if final:
-            self._copied_at.pop(job.id, None)
 
 
 def entrypoint(cluster: Cluster, job_dir: Path) -> str:

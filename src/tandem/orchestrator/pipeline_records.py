@@ -85,7 +85,7 @@ class PipelineRecords:
         """
         kind, name = step.spec["kind"], step.spec["name"]
         try:
-            with self._records.database.write() as session:
+            with self._records.acting() as session:
                 if self._records.latest_id(session, kind, name, step.spec) != step.latest:
                     return
                 job, _ = self._records.submit_in(session, kind, name, step.spec, again=step.anew, judged=judged)

@@ -52,7 +52,11 @@ class Pipelines:
             others = [other for other in live if other.id != pipeline.id and not other.stop_requested]
             kept = {each.job.id for other in others for each in begun[other.id].values()}
             kept |= {each.job.id for each in begun[pipeline.id].values() if each.by_hand}
-            waits |= self._advance(pipeline, begun[pipeline.id], kept)
+            try:
+                waits |= self._advance(pipeline, begun[pipeline.id], kept)
+            except OSError as error:
+                waits[pipeline.id] = f"{error}: it is tried again"
+                logger.warning("%s: %s", pipeline.id, error)
         return waits
 
     def _advance(self, pipeline: Job, begun: Mapping[str, StepJob], kept: Collection[str]) -> dict[str, str]:
@@ -76,7 +80,7 @@ class Pipelines:
             case StopStep(_, job_id):
                 self._records.request_stop(job_id)
             case Change(_, state, reason, message):
-                self._write(pipeline, jobs, state)
+                self._file(pipeline, jobs, state)
                 self._records.change(pipeline.id, state, reason, message)
                 logger.info("%s: %s (%s) %s", pipeline.id, state, reason, message)
 
@@ -115,6 +119,7 @@ class Pipelines:
 
     def _intact(self, job: Job) -> bool:
         """Whether what a job made is still there, and a collection still as that job left it."""
+        JobFiles(self._storage / "jobs" / job.id).check()
         if not (self._storage / "artifacts" / job.name / job.id / MANIFEST).exists():
             return False
         if job.kind != "index":
@@ -123,18 +128,23 @@ class Pipelines:
         same = [each for each in done if _collection(each) == _collection(job)]
         return not same or max(same, key=lambda each: each.ended_at or 0.0).id == job.id
 
-    def _write(self, pipeline: Job, steps: Mapping[str, Job], state: State) -> None:
+    def _file(self, pipeline: Job, steps: Mapping[str, Job], state: State) -> None:
         """What lies in a pipeline's folder: first what was asked for, at the end which job made what."""
-        files = JobFiles(self._storage / "jobs" / pipeline.id)
+        folder = self._storage / "jobs" / pipeline.id
         if state is State.RUNNING:
-            files.prepare(pipeline.spec)
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / "spec.json", pipeline.spec)
         if state is State.SUCCEEDED:
             results = {name: {"job": job.id, **(JobFiles(self._storage / "jobs" / job.id).result() or {})}
                        for name, job in steps.items()}  # fmt: skip
-            write_whole(files.path / "result.json", json.dumps({"steps": results}, indent=2, ensure_ascii=False) + "\n")
+            _write(folder / "result.json", {"steps": results})
 
     def _begun(self, pipeline: Job) -> dict[str, StepJob]:
         return self._steps.steps([pipeline.id])[pipeline.id]
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def _how_far(pipeline: Job, begun: Mapping[str, StepJob]) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import select
@@ -19,6 +20,7 @@ from tandem.errors import NotFoundError, TandemError
 from tandem.orchestrator.database import Database, open_database
 from tandem.orchestrator.identity import again_id, job_id, same_identity
 from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.lease import fence
 from tandem.orchestrator.rows import COLUMNS, jobs_of
 from tandem.orchestrator.schema import migrate
 from tandem.orchestrator.states import NEXT, Reason, State
@@ -36,18 +38,15 @@ class Records:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._database = Database(open_database(url))
+        self.database = Database(open_database(url))
         self._clock = clock
-        migrate(self._database)
+        self.epoch: int | None = None
+        """Of the lease under which the control loop's changes are made; None: without one."""
+        migrate(self.database)
 
     def close(self) -> None:
         """Give up the connections."""
-        self._database.close()
-
-    @property
-    def database(self) -> Database:
-        """For what belongs together with other records."""
-        return self._database
+        self.database.close()
 
     def submit(
         self, kind: str, name: str, spec: dict[str, Any], *, again: bool = False, judged: bool = False
@@ -69,7 +68,7 @@ class Records:
         """
         for _ in range(SUBMIT_TRIES):
             try:
-                with self._database.write() as session:
+                with self.database.write() as session:
                     return self.submit_in(session, kind, name, spec, again=again, judged=judged)
             except IntegrityError:
                 # Somebody else took this id between our look and our write: look again.
@@ -78,7 +77,7 @@ class Records:
 
     def known(self, kind: str, name: str, spec: dict[str, Any]) -> bool:
         """Whether a job of this name and spec was submitted before, however it was queued."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             return self.latest_id(session, kind, name, spec) is not None
 
     def latest_id(self, session: Session, kind: str, name: str, spec: Mapping[str, Any]) -> str | None:
@@ -117,7 +116,7 @@ class Records:
         Raises:
             NotFoundError: Neither an id nor a name.
         """
-        with self._database.read() as session:
+        with self.database.read() as session:
             return jobs_of(session, [self._find(session, identifier)])[0]
 
     def find(
@@ -139,27 +138,27 @@ class Records:
             query = query.where(JobRow.kind == kind)
         if limit is not None:
             query = query.limit(limit)
-        with self._database.read() as session:
+        with self.database.read() as session:
             return jobs_of(session, session.execute(query).all()[::-1])
 
     def events(self, identifier: str) -> list[dict[str, Any]]:
         """Every change of a job, oldest first: at, attempt, state, reason, message."""
         fields = ("at", "attempt", "state", "reason", "message")
-        with self._database.read() as session:
+        with self.database.read() as session:
             rows = session.scalars(select(EventRow).where(EventRow.job_id == identifier).order_by(EventRow.seq))
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def attempts(self, identifier: str) -> list[dict[str, Any]]:
         """Every attempt of a job, oldest first."""
         fields = ("number", "submission_id", "reason", "message", "exit_code", "submitted_at", "ended_at")
-        with self._database.read() as session:
+        with self.database.read() as session:
             query = select(AttemptRow).where(AttemptRow.job_id == identifier).order_by(AttemptRow.number)
             rows = session.scalars(query)
             return [{field: getattr(row, field) for field in fields} for row in rows]
 
     def request_stop(self, identifier: str) -> Job:
         """Note that a person wants the job to end; the control loop does it."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             row = self._find(session, identifier, to_change=True)
             if not State(row.state).final:
                 row.stop_requested = True
@@ -167,7 +166,7 @@ class Records:
 
     def begin_attempt(self, identifier: str) -> Job:
         """Write down that the next attempt is about to be submitted, before it is."""
-        with self._database.write() as session:
+        with self.acting() as session:
             row = self._find(session, identifier, to_change=True)
             row.attempt += 1
             row.acknowledged = False
@@ -184,23 +183,23 @@ class Records:
 
     def acknowledge(self, identifier: str) -> None:
         """Ray has said that it knows the current attempt."""
-        with self._database.write() as session:
+        with self.acting() as session:
             self._find(session, identifier, to_change=True).acknowledged = True
 
     def note_start(self, identifier: str, *, starting: bool) -> None:
         """The current attempt works, or waits for workers (again)."""
-        with self._database.write() as session:
+        with self.acting() as session:
             attempt = _current(session, self._find(session, identifier, to_change=True))
             attempt.starting_since = self._clock() if starting else None
 
     def note_first(self, identifier: str) -> None:
         """A job is the first in its line for the first time."""
-        with self._database.write() as session:
+        with self.acting() as session:
             self._find(session, identifier, to_change=True).first_at = self._clock()
 
     def ask_end(self, identifier: str, reason: Reason, message: str) -> None:
         """Write down that the current attempt is to end, and why; the first reason stays."""
-        with self._database.write() as session:
+        with self.acting() as session:
             attempt = _current(session, self._find(session, identifier, to_change=True))
             if not attempt.end_reason:
                 attempt.end_reason, attempt.end_message = str(reason), _clean(message)
@@ -221,7 +220,7 @@ class Records:
         Raises:
             ValueError: The state machine has no such step.
         """
-        with self._database.write() as session:
+        with self.acting() as session:
             row = self._find(session, identifier, to_change=True)
             was = State(row.state)
             self._change(session, row, state, reason, message)
@@ -232,6 +231,14 @@ class Records:
                 attempt.ended_at = self._clock()
             session.flush()
             return jobs_of(session, [row])[0]
+
+    @contextmanager
+    def acting(self) -> Iterator[Session]:
+        """A change that the control loop has decided: made only if no other server has taken over meanwhile."""
+        with self.database.write() as session:
+            if self.epoch is not None:
+                fence(session, self.epoch)
+            yield session
 
     def _change(self, session: Session, row: JobRow, state: State, reason: Reason, message: str) -> None:
         if state not in NEXT[State(row.state)]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from tandem.artifacts.job import WORKERS_PHASE
-from tandem.errors import PreemptedError
+from tandem.artifacts.job import DISK_FULL, NOT_WANTED, WORKERS_PHASE
+from tandem.errors import DiskFullError, PreemptedError
 
 
 class State(StrEnum):
@@ -67,6 +67,7 @@ class Reason(StrEnum):
     JOB_ERROR = "job_error"
     NO_RESULT = "no_result"
     OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
     STOPPED = "stopped"
     DRIVER_DIED = "driver_died"
     NODE_LOST = "node_lost"
@@ -112,6 +113,8 @@ RETRIES: Mapping[Reason, Retry | None] = {
     Reason.QUEUE_TIMEOUT: None,
     Reason.RUN_TIMEOUT: None,
     Reason.STEP_FAILED: None,
+    # Somebody must make room.
+    Reason.DISK_FULL: Retry(4, 60.0, 600.0),
     Reason.DRIVER_DIED: Retry(2, 5.0),
     Reason.NODE_LOST: Retry(4, 5.0),
     Reason.HEAD_LOST: Retry(4, 5.0),
@@ -173,6 +176,7 @@ class Observation:
         error: The runner's error.json, if it wrote one.
         has_result: Whether the runner wrote its result, which it does last of all.
         phase: What the job last said that it does; None before it has said anything.
+        begun: Whether a driver of the attempt has ever run, whatever Ray remembers.
     """
 
     status: str
@@ -182,6 +186,7 @@ class Observation:
     error: Mapping[str, Any] | None = None
     has_result: bool = False
     phase: str | None = None
+    begun: bool = False
 
     @property
     def lives(self) -> bool:
@@ -225,6 +230,10 @@ def _silent_ending(seen: Observation) -> tuple[Reason, str]:
     reason = Reason.USER_ERROR if seen.exit_code == 2 else Reason.JOB_ERROR
     if seen.status == "MISSING":
         reason, message = Reason.HEAD_LOST, "the Ray head was restarted and has forgotten the job"
+    elif seen.exit_code == DISK_FULL:
+        reason, message = Reason.DISK_FULL, "no room is left under the storage folder (make room there)"
+    elif seen.exit_code == NOT_WANTED:
+        reason, message = Reason.HEAD_LOST, "the Ray head was restarted while the job ran, and had forgotten it"
     elif seen.status == "SUCCEEDED":
         reason, message = Reason.NO_RESULT, "the driver ended without an error and without a result"
     elif kind in START_FAILED_TYPES:
@@ -251,7 +260,8 @@ def _reason_of_error(error: Mapping[str, Any]) -> Reason:
         return Reason.USER_ERROR
     if kind in NODE_LOST_TYPES:
         return Reason.NODE_LOST
-    return Reason.PREEMPTED if kind == PreemptedError.__name__ else Reason.JOB_ERROR
+    known = {PreemptedError.__name__: Reason.PREEMPTED, DiskFullError.__name__: Reason.DISK_FULL}
+    return known.get(kind, Reason.JOB_ERROR)
 
 
 def _line(text: str) -> str:

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import tandem
 from tandem.errors import (
     AuthError,
+    DatabaseError,
     InputError,
     InvalidSpecError,
     NotFoundError,
@@ -44,9 +45,12 @@ from tandem.orchestrator.states import State
 from tandem.specs import JOB_KINDS, KINDS
 
 NEXT_OFFSET = "X-Next-Offset"
+# When the database is away a caller may ask again after so long.
+RETRY_AFTER_S = 5
 # The first class that an error is an instance of decides.
 STATUSES: tuple[tuple[type[TandemError], int], ...] = (
     (NotFoundError, 404),
+    (DatabaseError, 503),
     (AuthError, 502),
     (UnreachableError, 502),
     (InputError, 400),
@@ -113,7 +117,12 @@ def create_app(records: Records, orchestrator: Orchestrator, deployer: Deployer,
     @api.get("/status")
     def status() -> dict[str, Any]:
         counts = Counter(str(job.state) for job in records.find())
-        return {"version": tandem.__version__, "ray": orchestrator.ray_reachable, "jobs": dict(counts)}
+        return {
+            "version": tandem.__version__,
+            "ray": orchestrator.ray_reachable,
+            "acts": orchestrator.acts,
+            "jobs": dict(counts),
+        }
 
     app.include_router(api)
     return app
@@ -221,4 +230,5 @@ def checked_spec(data: dict[str, Any]) -> dict[str, Any]:
 
 def _error_response(error: TandemError, status: int) -> JSONResponse:
     body = {"type": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
-    return JSONResponse({"error": body}, status_code=status)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    return JSONResponse({"error": body}, status_code=status, headers=headers)

@@ -275,7 +275,7 @@ def step_killed_at(world: World, write: int) -> bool:
     return False
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_server_killed_at_any_write_neither_loses_nor_doubles_a_step(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -289,7 +289,7 @@ def test_a_server_killed_at_any_write_neither_loses_nor_doubles_a_step(
     ended: set[str] = set()
     for _ in range(60):
         world.now += 1
-        step_killed_at(world, data.draw(st.integers(0, 9)))
+        step_killed_at(world, data.draw(st.one_of(st.integers(0, 9), st.just(99))))
         if world.records.get(pipeline.id).state.final:
             break
         for name, (_, job_id) in steps(world, pipeline).items():
