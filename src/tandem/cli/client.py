@@ -51,6 +51,11 @@ class Client:
         """Queue a job; ``created`` says whether it is new."""
         return self._json("POST", "/jobs", json={"spec": spec, "again": again})
 
+    def plan(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+        """What would become of each step of a pipeline: step, kind, needs, does, job."""
+        data: list[dict[str, Any]] = self._request("POST", "/jobs/plan", json={"spec": spec}).json()
+        return data
+
     def jobs(self, **filters: Any) -> list[dict[str, Any]]:
         """Jobs in the order of their submission; filters: state, name, kind, limit."""
         chosen = {key: value for key, value in filters.items() if value not in (None, [])}

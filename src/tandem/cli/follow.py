@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tandem.cli.output import is_terminal, note, print_table
+from tandem.cli.pipeline import follow_pipeline
 from tandem.errors import JobFailedError, NotFoundError, TandemError
 from tandem.orchestrator.states import FINAL
 
@@ -61,7 +62,11 @@ def follow(client: Client, job_id: str, title: str | None = None, *, pause: Paus
         KeyboardInterrupt: The watcher left; the job goes on.
     """
     with leaving(job_id):
-        job = _bars(client, job_id, title or job_id, pause) if is_terminal() else _lines(client, job_id, title, pause)
+        if client.job(job_id)["kind"] == "pipeline":
+            job = follow_pipeline(client, job_id, pause=pause)
+        else:
+            shown = _bars if is_terminal() else _lines
+            job = shown(client, job_id, title, pause)
     if job["state"] != "SUCCEEDED":
         raise failure(job)
     return client.result(job_id)
@@ -177,6 +182,14 @@ def read_report(result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     Raises:
         NotFoundError: The files are gone, or the job made no report.
     """
+    # Of a pipeline, that of its comparison.
+    made = [step for step in result.get("steps", {}).values() if "report" in step]
+    if len(made) == 1:
+        (result,) = made
+    if len(made) > 1:
+        raise NotFoundError(
+            "this pipeline made several reports", remedy=f"ask for one: {', '.join(step['job'] for step in made)}"
+        )
     if "report" not in result:
         raise NotFoundError("this job made no report", remedy="jobs of kind compare do")
     path = Path(result["report"])
@@ -195,7 +208,7 @@ def _lines(client: Client, job_id: str, title: str | None, pause: Pause) -> dict
     return print_log(client, job_id, until_end=True, to=sys.stderr, pause=pause)
 
 
-def _bars(client: Client, job_id: str, title: str, pause: Pause) -> dict[str, Any]:
+def _bars(client: Client, job_id: str, title: str | None, pause: Pause) -> dict[str, Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -205,7 +218,7 @@ def _bars(client: Client, job_id: str, title: str, pause: Pause) -> dict[str, An
         TimeElapsedColumn(),
     )
     with Progress(*columns) as progress:
-        task = progress.add_task(title, total=None, state="")
+        task = progress.add_task(title or job_id, total=None, state="")
         while True:
             job = client.job(job_id)
             if job["state"] in FINAL:

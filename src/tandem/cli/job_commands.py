@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="A spec of kind index, finetune or compare.")],
+    file: Annotated[Path, typer.Argument(help="A spec of kind index, finetune, compare or pipeline.")],
     overrides: Overrides = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its end.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Run it anew although the same job exists.")] = False,
@@ -55,13 +55,22 @@ def ps(
         list[str] | None, typer.Option(help="Only jobs in this state; may be given several times.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
+    pipeline: Annotated[str | None, typer.Option(metavar="ID", help="Only a pipeline and its steps' jobs.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the latest so many.")] = None,
     json: Json = False,
 ) -> None:
     """List jobs in the order of their submission, with why they wait."""
     from tandem.cli.client import Client
 
-    jobs = Client.connect().jobs(state=[word.upper() for word in state or []], name=name, limit=limit)
+    client = Client.connect()
+    states = [word.upper() for word in state or []]
+    if pipeline is None:
+        jobs = client.jobs(state=states, name=name, limit=limit)
+    else:
+        from tandem.cli.pipeline import ids_of
+
+        ids = ids_of(client.job(pipeline))
+        jobs = [job for job in client.jobs(state=states, name=name) if job["id"] in ids][-(limit or 0) :]
     if json:
         print_json([{field: job[field] for field in PS_FIELDS} for job in jobs])
         return
@@ -87,6 +96,10 @@ def show(job_id: JobId, json: Json = False) -> None:
     if progress:
         rows.append(["progress", progress_text(progress)])
     print_table(["", ""], rows)
+    if job["kind"] == "pipeline":
+        from tandem.cli.pipeline import print_graph
+
+        print_graph(job["steps"])
     print_table(
         ["time", "state", "reason", "message"],
         [[clock(event["at"]), event["state"], event["reason"], event["message"]] for event in job["events"]],
@@ -96,14 +109,20 @@ def show(job_id: JobId, json: Json = False) -> None:
 
 def logs(
     job_id: JobId,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Of a pipeline: this step's alone.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="As it grows, until the job ends.")] = False,
 ) -> None:
     """Print what a job has printed, of all its attempts; also long after its cluster has gone."""
     from tandem.cli.client import Client
     from tandem.cli.follow import print_log
+    from tandem.cli.pipeline import job_of_step, print_step_logs
 
     client = Client.connect()
-    job = print_log(client, client.job(job_id)["id"], until_end=follow)
+    job = client.job(job_id)
+    if job["kind"] == "pipeline" and step is None:
+        job = print_step_logs(client, job["id"], until_end=follow)
+    else:
+        job = print_log(client, job["id"] if step is None else job_of_step(job, step), until_end=follow)
     if follow:
         note(f"{job['id']}: {job['state']} ({job['reason']})" + (f" {job['message']}" if job["message"] else ""))
 
@@ -174,4 +193,7 @@ def _quiet_follow(client: Any, job_id: str) -> dict[str, Any]:
 
 
 def _print_result(result: dict[str, Any]) -> None:
+    if "steps" in result:
+        print_table(["step", "job"], [[name, step["job"]] for name, step in result["steps"].items()])
+        return
     print_table(["", ""], [[key, value] for key, value in result.items() if not isinstance(value, dict | list)])

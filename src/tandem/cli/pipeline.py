@@ -92,6 +92,15 @@ def print_plan(steps: Sequence[Step]) -> None:
     print_table(["step", "kind", "needs", "", "job"], rows, title="steps")
 
 
+def ids_of(job: Mapping[str, Any]) -> set[str]:
+    """The ids of a pipeline and of the jobs of its steps.
+
+    Raises:
+        InputError: It is no pipeline.
+    """
+    return {str(job["id"]), *(str(step["job"]) for step in _steps(job) if step["job"])}
+
+
 def job_of_step(job: Mapping[str, Any], name: str) -> str:
     """The id of the job that does a step's work.
 
@@ -99,9 +108,7 @@ def job_of_step(job: Mapping[str, Any], name: str) -> str:
         InputError: The job is no pipeline.
         NotFoundError: It has no such step, or the step hasn't begun.
     """
-    if "steps" not in job or job["steps"] is None:
-        raise InputError(f"{job['id']} is a job of kind {job['kind']}, and has no steps")
-    steps = {step["step"]: step for step in job["steps"]}
+    steps = {step["step"]: step for step in _steps(job)}
     if name not in steps:
         raise NotFoundError(f"{job['id']} has no step {name!r}", remedy=f"its steps: {', '.join(steps)}")
     if steps[name]["job"] is None:
@@ -195,6 +202,13 @@ def spoken(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def _steps(job: Mapping[str, Any]) -> list[Step]:
+    if job["kind"] != "pipeline":
+        raise InputError(f"{job['id']} is a job of kind {job['kind']}, and has no steps")
+    steps: list[Step] = job["steps"]
+    return steps
+
+
 def _print_lines(client: Client, job_id: str, offset: int, name: str, to: TextIO | None, *, whole: bool) -> int:
     """Print a job's new lines behind a name; the offset of what comes next. The last one waits for its end, or `whole`."""
     text = ""
@@ -231,14 +245,14 @@ def _bar(step: Step, first: float, last: float, now: float) -> str:
     """When a step ran, between the pipeline's first job and its last; what it waited for stands before it in dots."""
     if step["job"] is None or step["reused"] or last <= first:
         return ""
-    scale = BAR_WIDTH / (last - first)
     ended = _seconds(step["ended_at"]) if step["ended_at"] else now
-    came = round((_seconds(step["created_at"]) - first) * scale)
-    began = round((_seconds(step["started_at"] or (step["ended_at"] and step["created_at"])) - first) * scale) \
-        if step["started_at"] or step["ended_at"] else round((ended - first) * scale)  # fmt: skip
-    end = max(began, round((ended - first) * scale))
-    ran = "━" * max(1 if step["started_at"] else 0, end - began)
-    return " " * came + "·" * (began - came) + ran
+    # A job that ended before anybody saw it run has no start.
+    begun = _seconds(step["started_at"]) if step["started_at"] else ended
+    came, began, end = (
+        round((at - first) / (last - first) * BAR_WIDTH) for at in (_seconds(step["created_at"]), begun, ended)
+    )
+    ran = max(1, end - began) if step["started_at"] else 0
+    return " " * came + "·" * (began - came) + "━" * ran
 
 
 def _clock(text: str | None) -> str:

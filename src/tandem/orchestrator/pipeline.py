@@ -75,7 +75,7 @@ def ready(pipeline: Job, steps: Mapping[str, Job]) -> dict[str, dict[str, Any]]:
     if pipeline.stop_requested or pipeline.state.final:
         return {}
     return {
-        name: _spec_of(step, steps)
+        name: filled_in(step, steps)
         for name, step in pipeline.spec["steps"].items()
         if name not in steps and all(_succeeded(steps.get(need)) for need in step["needs"])
     }
@@ -104,7 +104,7 @@ def decide(
         actions.append(Change(pipeline.id, State.RUNNING, Reason.ADMITTED))
     for name, spec in ready(pipeline, steps).items():
         needed = [steps[need] for need in pipeline.spec["steps"][name]["needs"]]
-        action = _begin(name, spec, known[name], needed)
+        action = begun_by(name, spec, known[name], needed)
         actions += [] if action is None else [action]
     skipped = skipped_steps(pipeline, steps)
     begun = [job for job in steps.values() if job.state.final]
@@ -139,7 +139,8 @@ def finished(job: Job, known: Known, needed: Sequence[Job]) -> bool:
     return job.state is State.SUCCEEDED and known.intact and job.created_at >= _newest(known, needed)
 
 
-def _begin(step: str, spec: dict[str, Any], known: Known, needed: Sequence[Job]) -> Begin | None:
+def begun_by(step: str, spec: dict[str, Any], known: Known, needed: Sequence[Job]) -> Begin | None:
+    """How a step begins whose needs have succeeded; None while it must wait for a job that is of no use to it."""
     latest = known.latest
     if latest is None:
         return Begin(step, spec, None, anew=True)
@@ -177,7 +178,8 @@ def _succeeded(job: Job | None) -> bool:
     return job is not None and job.state is State.SUCCEEDED
 
 
-def _spec_of(step: Mapping[str, Any], steps: Mapping[str, Job]) -> dict[str, Any]:
+def filled_in(step: Mapping[str, Any], steps: Mapping[str, Job]) -> dict[str, Any]:
+    """The spec of a step's job, once the jobs of those steps are known that it needs."""
     made = {(need, ARTIFACT): f"artifact:{steps[need].name}@{steps[need].id}" for need in step["needs"]}
     spec: dict[str, Any] = substituted(step["spec"], made)
     return spec

@@ -1,4 +1,4 @@
-"""Which job does the work of which step: written in one transaction with the job itself, so that none is lost or doubled."""
+"""Which job does the work of which step: written in one transaction with the job, so that none is lost or doubled."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from tandem.config.files import write_whole
 from tandem.orchestrator.actions import Change
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.jobs import Job, iso
-from tandem.orchestrator.pipeline import Begin, Known, StepAction, StopStep, decide, ready, step_state
+from tandem.orchestrator.pipeline import (
+    Begin,
+    Known,
+    StepAction,
+    StopStep,
+    begun_by,
+    decide,
+    filled_in,
+    ready,
+    step_state,
+)
 from tandem.orchestrator.pipeline_records import PipelineRecords, StepJob
 from tandem.orchestrator.preflight import changed_at
 from tandem.orchestrator.records import Records
@@ -35,6 +46,8 @@ class Pipelines:
         self._records = records
         self._steps = PipelineRecords(records, clock)
         self._storage = storage
+        self._clock = clock
+        self._told: dict[str, int] = {}
 
     def turn(self, live: Sequence[Job]) -> dict[str, str]:
         """Look at each pipeline, decide, act, until there is nothing to do but wait.
@@ -70,7 +83,19 @@ class Pipelines:
             for action in actions:
                 self._do(action, pipeline, jobs)
             pipeline, begun = self._records.get(pipeline.id), self._begun(pipeline)
+        self._tell_progress(pipeline, begun)
         return {} if pipeline.state.final else {pipeline.id: _how_far(pipeline, begun)}
+
+    def _tell_progress(self, pipeline: Job, begun: Mapping[str, StepJob]) -> None:
+        """How many steps are done, as a job tells its progress."""
+        done = sum(each.job.state is State.SUCCEEDED for each in begun.values())
+        if self._told.get(pipeline.id) != done:
+            said = {"phase": "steps", "done": done, "total": len(pipeline.spec["steps"]), "figures": {},
+                    "time": self._clock()}  # fmt: skip
+            _write(self._storage / "jobs" / pipeline.id / "progress.json", said)
+            self._told[pipeline.id] = done
+        if pipeline.state.final:
+            self._told.pop(pipeline.id)
 
     def _do(self, action: StepAction, pipeline: Job, jobs: Mapping[str, Job]) -> None:
         match action:
@@ -91,10 +116,38 @@ class Pipelines:
                 queue = pipeline.spec["steps"][name]["spec"]["queue"]
                 self._records.submit(begun.job.kind, begun.job.name, {**begun.job.spec, "queue": queue})
 
-    def progress(self, pipeline: Job) -> dict[str, Any]:
-        """How many of its steps are done, as a job's progress is told."""
-        done = [begun for begun in self._begun(pipeline).values() if begun.job.state is State.SUCCEEDED]
-        return {"phase": "steps", "done": len(done), "total": len(pipeline.spec["steps"]), "figures": {}}
+    def plan(self, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What would become of each step if a pipeline were submitted now; nothing is changed.
+
+        Args:
+            spec: Canonical.
+
+        Returns:
+            By step, in the order of the spec: step, kind, needs, does, job.
+        """
+        steps = spec["steps"]
+        done: dict[str, Job] = {}
+        found: dict[str, tuple[str, str | None]] = {}
+        for name in TopologicalSorter({name: step["needs"] for name, step in steps.items()}).static_order():
+            known = None
+            if all(need in done for need in steps[name]["needs"]):
+                filled = filled_in(steps[name], done)
+                known = self._known(filled)
+                begin = begun_by(name, filled, known, [done[need] for need in steps[name]["needs"]])
+            if known is None or known.latest is None or (begin is not None and begin.anew):
+                found[name] = "runs", None
+            elif begin is None:
+                found[name] = f"runs once {known.latest.id} has ended", None
+            elif known.latest.state.final:
+                found[name] = "is done", known.latest.id
+                done[name] = known.latest
+            else:
+                found[name] = f"is {known.latest.state}", known.latest.id
+        return [
+            {"step": name, "kind": step["spec"]["kind"], "needs": step["needs"], "does": found[name][0],
+             "job": found[name][1]}
+            for name, step in steps.items()
+        ]  # fmt: skip
 
     def describe(self, pipeline: Job) -> list[dict[str, Any]]:
         """Its steps in the order of the spec: what each needs and how it stands, and of its job what a graph shows."""
@@ -132,7 +185,6 @@ class Pipelines:
         """What lies in a pipeline's folder: first what was asked for, at the end which job made what."""
         folder = self._storage / "jobs" / pipeline.id
         if state is State.RUNNING:
-            folder.mkdir(parents=True, exist_ok=True)
             _write(folder / "spec.json", pipeline.spec)
         if state is State.SUCCEEDED:
             results = {name: {"job": job.id, **(JobFiles(self._storage / "jobs" / job.id).result() or {})}
@@ -144,6 +196,7 @@ class Pipelines:
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -3,8 +3,9 @@
     GET    /healthz                     without a key: the server lives
     GET    /api/v1/status               server, Ray, jobs by state
     POST   /api/v1/jobs                 {spec, again} → the job, and whether it is new
+    POST   /api/v1/jobs/plan            {spec} of a pipeline → what would become of each step; changes nothing
     GET    /api/v1/jobs                 ?state=…&name=…&kind=…&limit=…
-    GET    /api/v1/jobs/ID              with events and attempts
+    GET    /api/v1/jobs/ID              with events and attempts; a pipeline's also with its steps
     POST   /api/v1/jobs/ID/stop
     GET    /api/v1/jobs/ID/logs         ?offset=N: plain text; the next offset in X-Next-Offset
     GET    /api/v1/jobs/ID/progress     null before the job has said anything
@@ -42,7 +43,7 @@ from tandem.orchestrator.executor import Orchestrator, describe
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.states import State
-from tandem.specs import JOB_KINDS, KINDS
+from tandem.specs import JOB_KINDS, KINDS, PipelineSpec
 
 NEXT_OFFSET = "X-Next-Offset"
 # When the database is away a caller may ask again after so long.
@@ -65,6 +66,14 @@ class Submission(BaseModel):
 
     spec: dict[str, Any]
     again: bool = False
+
+
+class Plan(BaseModel):
+    """The body of a question: what would a pipeline do?"""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spec: PipelineSpec
 
 
 class Deployment(BaseModel):
@@ -144,6 +153,10 @@ def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
             orchestrator.pipelines.requeue(job)
         return {**shown(job), "created": created}
 
+    @jobs.post("/plan")
+    def plan(body: Plan) -> list[dict[str, Any]]:
+        return orchestrator.pipelines.plan(body.spec.canonical())
+
     @jobs.get("")
     def find(
         state: Annotated[list[State] | None, Query()] = None,
@@ -175,8 +188,7 @@ def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
 
     @jobs.get("/{job_id}/progress")
     def progress(job_id: str) -> dict[str, Any] | None:
-        job = records.get(job_id)
-        return orchestrator.pipelines.progress(job) if job.kind == "pipeline" else orchestrator.files(job.id).progress()
+        return orchestrator.files(records.get(job_id).id).progress()
 
     @jobs.get("/{job_id}/result")
     def result(job_id: str) -> dict[str, Any]:

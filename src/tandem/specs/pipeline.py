@@ -44,20 +44,23 @@ class StepSpec(Spec):
     model_config = ConfigDict(json_schema_extra=_spec_or_file)
 
     needs: tuple[Name, ...] = Field(
-        (), description="steps that must have succeeded; those that the spec names in a `${STEP.OUTPUT}` needn't be listed"
+        (),
+        description="steps that must have succeeded; those that the spec names in a `${STEP.OUTPUT}` needn't be listed",
     )
     file: str | None = Field(
         None, exclude=True, description="a spec file; `spec` then has what shall be different from it"
     )
     spec: OneJob = Field(
-        description="`${STEP.artifact}` in it stands for what that step made, `${STEP.collection}` for the collection that "
-        "an index step fills, `${STEP.model}` for the base model of a finetune step"
+        description="`${STEP.artifact}` in it stands for what that step made, `${STEP.collection}` for the collection "
+        "that an index step fills, `${STEP.model}` for the base model of a finetune step"
     )
 
     @model_validator(mode="after")
     def _file_was_read(self) -> StepSpec:
         if self.file is not None:
-            raise ValueError("file: only `tandem` on the machine that has the file can read it (so: give its content as spec)")
+            raise ValueError(
+                "file: only `tandem` on the machine that has the file can read it (so: give its content as spec)"
+            )
         return self
 
 
@@ -129,7 +132,9 @@ def _resolved(data: Any) -> tuple[list[Fault], Any]:
     graph: dict[str, set[str]] = {}
     for name, step in steps.items():
         ties = [(("steps", name, "needs", number), need, None) for number, need in enumerate(_needs(step))]
-        ties += [(("steps", name, "spec", *place), match["step"], match) for place, match in references(specs.get(name))]
+        ties += [
+            (("steps", name, "spec", *place), match["step"], match) for place, match in references(specs.get(name))
+        ]
         found = [(place, _fault_of_tie(name, need, match, steps, specs)) for place, need, match in ties]
         faults += [(place, fault, "tie") for place, fault in found if fault]
         graph[name] = {need for (_, need, _), (_, fault) in zip(ties, found, strict=True) if not fault}

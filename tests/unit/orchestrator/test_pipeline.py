@@ -28,7 +28,10 @@ def make_job(name: str, spec: dict[str, Any], **fields: Any) -> Job:
 
 def make_pipeline(needs: dict[str, list[str]], **fields: Any) -> Job:
     steps = {
-        name: {"needs": tied, "spec": {"kind": "index", "name": name, "uses": [f"${{{need}.artifact}}" for need in tied]}}
+        name: {
+            "needs": tied,
+            "spec": {"kind": "index", "name": name, "uses": [f"${{{need}.artifact}}" for need in tied]},
+        }
         for name, tied in needs.items()
     }
     return make_job("p", {"kind": "pipeline", "name": "p", "steps": steps}, **fields)

@@ -1,4 +1,4 @@
-"""Pipelines through the whole orchestrator: their steps are jobs of the queue, and no kill of the server loses or doubles one."""
+"""Pipelines through the whole orchestrator: their steps are jobs of the queue, and no kill loses or doubles one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_a_pipeline_runs_what_has_no_ties_side_by_side_and_hands_on_what_was_mad
     assert states(world, pipeline) == {"docs": "QUEUED", "tune": "QUEUED", "compare": "WAITING"}
     world.orchestrator.step()
     assert states(world, pipeline) == {"docs": "STARTING", "tune": "STARTING", "compare": "WAITING"}
-    assert world.orchestrator.waits(pipeline.id) == "0 of 3 steps done; docs STARTING, tune STARTING".replace(", ", "; ")
+    assert world.orchestrator.waits(pipeline.id) == "0 of 3 steps done; docs STARTING, tune STARTING".replace(
+        ", ", "; "
+    )
     for name in ("docs", "tune"):
         end(world, steps(world, pipeline)[name][1])
         world.now += 1

@@ -86,7 +86,11 @@ def test_every_fault_of_the_graph_at_once() -> None:
     steps = data["steps"]
     steps["docs"]["needs"] = ["doks", "docs"]
     steps["tune"]["spec"] |= {"model": "${docs.model}", "name": "docs", "epochs": 3}
-    steps["compare"]["spec"] |= {"eval": "${compare.artifact}", "collection": "${nobody.collection}", "model": "${tune}"}
+    steps["compare"]["spec"] |= {
+        "eval": "${compare.artifact}",
+        "collection": "${nobody.collection}",
+        "model": "${tune}",
+    }
     steps["last"] = {"spec": {"kind": "promote", "name": "all"}}
     found = faults(data)
     assert found["steps.docs.needs.0"] == "there is no step 'doks': did you mean 'docs'?"
