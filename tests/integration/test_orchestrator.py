@@ -6,11 +6,12 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
 from stand_ins.tandem import Tandem, until
-from tiny_models import write_embedder
+from tiny_models import write_embedder, write_llama
 
 from tandem.config.cluster import Cluster
 from tandem.orchestrator.local import Marks, down
@@ -80,6 +81,46 @@ def test_a_killed_driver_is_tried_again_and_a_killed_server_knows_of_it(tandem: 
     assert [attempt["reason"] for attempt in job["attempts"]] == ["driver_died", "done"]
     states = [event["state"] for event in job["events"] if event["state"] != "RUNNING"]
     assert states == ["QUEUED", "STARTING", "RETRYING", "STARTING", "SUCCEEDED"]
+
+
+def test_a_pipeline_goes_on_when_the_server_is_killed_in_the_middle(tandem: Tandem) -> None:
+    write_llama(tandem.folder / "model", heads=1)
+    rows = [{"question": f"What is the port of part {n}?", "answers": [f"{8000 + n}"]} for n in range(3)]
+    (tandem.folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    compare = {
+        "kind": "compare", "name": "which", "model": "model", "eval": "qa.jsonl", "collection": "${left.collection}",
+        "max_tokens": 4, "bootstrap": 100, "engine": {"name": "transformers"},
+    }  # fmt: skip
+    steps = {
+        "done": {"file": "first.yaml"},
+        "left": {"file": "first.yaml", "spec": {"name": "left"}},
+        "right": {"file": "first.yaml", "spec": {"name": "right"}},
+        "which": {"needs": ["done", "right"], "spec": compare},
+    }
+    (tandem.folder / "pipeline.yaml").write_text(json.dumps({"kind": "pipeline", "name": "all", "steps": steps}))
+    pipeline_id = tandem("submit", "pipeline.yaml").strip()
+
+    def shown() -> dict[str, Any]:
+        return {step["step"]: step for step in tandem.json("show", pipeline_id)["steps"]}
+
+    until(lambda: {"left", "right"} <= {name for name, step in shown().items() if step["state"] == "RUNNING"})
+    server = psutil.Process(Cluster.load(tandem.storage).pids["server"])
+    server.kill()
+    until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    tandem("up", "cluster.yaml")
+    tandem("wait", pipeline_id, "--timeout", "200")
+    made = shown()
+    assert {step["state"] for step in made.values()} == {"SUCCEEDED"}
+    assert [name for name, step in made.items() if step["reused"]] == ["done"]
+    assert len([job for job in tandem.json("ps", "--pipeline", pipeline_id) if job["name"] != "all"]) == 4
+    which = tandem.json("show", made["which"]["job"])
+    assert which["spec"]["collection"] == "left"
+    assert which["created_at"] >= max(made[name]["ended_at"] for name in ("left", "right"))
+    assert set(tandem.json("report", pipeline_id)["arms"]) == {"base", "rag"}
+    assert "left | [done]" in tandem("logs", pipeline_id)
+    again = tandem("submit", "pipeline.yaml", "--again").strip()
+    tandem("wait", again, "--timeout", "20")
+    assert {step["reused"] for step in tandem.json("show", again)["steps"]} == {True}
 
 
 def test_down_leaves_nothing_behind_and_the_records_stay(tandem: Tandem) -> None:

@@ -210,7 +210,11 @@ def _steps(job: Mapping[str, Any]) -> list[Step]:
 
 
 def _print_lines(client: Client, job_id: str, offset: int, name: str, to: TextIO | None, *, whole: bool) -> int:
-    """Print a job's new lines behind a name; the offset of what comes next. The last one waits for its end, or `whole`."""
+    """Print a job's new lines behind a name, the last one only once it has ended, or if `whole`.
+
+    Returns:
+        The offset of what comes next.
+    """
     text = ""
     position = offset
     while True:

@@ -105,7 +105,8 @@ class Orchestrator:
             SpecError: What it asks for, and what there is.
         """
         if spec["kind"] == "pipeline":
-            return all([self.judge(step["spec"]) for step in spec["steps"].values()])
+            judged = [self.judge(step["spec"]) for step in spec["steps"].values()]
+            return all(judged)
         room = self._room if self._looked else self._look()
         if room is None:
             return False
