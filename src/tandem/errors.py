@@ -11,10 +11,12 @@
     │   └── ConflictError          what was asked doesn't fit how things stand: a job that has ended can't be stopped
     ├── JobFailedError          1  a job that ended in FAILED or STOPPED
     ├── OutOfMemoryError        1  a worker needed more memory than there is
+    ├── DiskFullError           1  there is no room to write what a job has made
     ├── WorkerLostError         1  a worker went away, or the machine under it
     ├── PreemptedError          1  a job stepped aside for one of higher priority, and goes on later
     ├── StoreError              1  the vector store refused or lost an operation
     └── UnreachableError        3  the cluster, server or endpoint can't be reached
+        ├── DatabaseError       3  the database of the job records is away, locked or full
         └── AuthError           3  it was reached, and refused our key or token
             └── ForbiddenError  3  it knows our key, whose role doesn't allow this
 
@@ -110,6 +112,10 @@ class OutOfMemoryError(TandemError):
     """A worker needed more memory than there is."""
 
 
+class DiskFullError(TandemError):
+    """There is no room to write what a job has made; it goes on when there is."""
+
+
 class WorkerLostError(TandemError):
     """A worker went away, or the machine under it."""
 
@@ -126,6 +132,10 @@ class UnreachableError(TandemError):
     """The cluster, server or endpoint can't be reached."""
 
     exit_status = 3
+
+
+class DatabaseError(UnreachableError):
+    """The database of the job records is away, locked or full; what waits goes on when it is back."""
 
 
 class AuthError(UnreachableError):

@@ -105,6 +105,11 @@ class Client:
         body = {"spec": spec, "again": again, "origin": self._origin, "secrets": dict(secrets or {})}
         return self._json("POST", "/jobs", json=body)
 
+    def plan(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+        """What would become of each step of a pipeline: step, kind, needs, does, job."""
+        data: list[dict[str, Any]] = self._request("POST", "/jobs/plan", json={"spec": spec}).json()
+        return data
+
     def jobs(self, *, limit: int | None = None, **filters: Any) -> list[dict[str, Any]]:
         """Jobs in the order of their submission.
 

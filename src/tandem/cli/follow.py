@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tandem.cli.output import is_terminal, note, print_table
+from tandem.cli.pipeline import follow_pipeline
 from tandem.cli.submission import submit_job
 from tandem.errors import JobFailedError, NotFoundError, TandemError
 
@@ -21,7 +22,9 @@ POLL_S = 0.5
 Pause = Callable[[float], None]
 
 
-def submit_and_follow(client: Client, spec: dict[str, Any], title: str, *, again: bool = False) -> dict[str, Any]:
+def submit_and_follow(
+    client: Client, spec: dict[str, Any], title: str, *, again: bool = False, pause: Pause = time.sleep
+) -> dict[str, Any]:
     """Submit a job and watch it to its end; one that succeeded before is taken as it is.
 
     Args:
@@ -29,6 +32,7 @@ def submit_and_follow(client: Client, spec: dict[str, Any], title: str, *, again
         spec: A canonical job spec.
         title: What a person reads beside the bar.
         again: Run it anew although there is one of the same name and spec.
+        pause: Waits between looks at a pipeline; seconds.
 
     Returns:
         The job's result.
@@ -44,11 +48,11 @@ def submit_and_follow(client: Client, spec: dict[str, Any], title: str, *, again
     elif not job["created"] and job["state"] == "SUCCEEDED":
         note(f"{title}: already done as {job['id']}")
         return client.result(job["id"])
-    return follow(client, job["id"], title)
+    return follow(client, job["id"], title, pause=pause)
 
 
-def follow(client: Client, job_id: str, title: str | None = None) -> dict[str, Any]:
-    """Watch a job to its end.
+def follow(client: Client, job_id: str, title: str | None = None, *, pause: Pause = time.sleep) -> dict[str, Any]:
+    """Watch a job to its end; a pipeline by looking at its steps again and again.
 
     Returns:
         Its result.
@@ -58,7 +62,10 @@ def follow(client: Client, job_id: str, title: str | None = None) -> dict[str, A
         KeyboardInterrupt: The watcher left; the job goes on.
     """
     with leaving(job_id):
-        job = _bars(client, job_id, title or job_id) if is_terminal() else _lines(client, job_id, title)
+        if client.job(job_id)["kind"] == "pipeline":
+            job = follow_pipeline(client, job_id, pause=pause)
+        else:
+            job = (_bars if is_terminal() else _lines)(client, job_id, title)
     if job["state"] != "SUCCEEDED":
         raise failure(job)
     return client.result(job_id)
@@ -165,6 +172,14 @@ def read_report(result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     Raises:
         NotFoundError: The files are gone, or the job made no report.
     """
+    # Of a pipeline, that of its comparison.
+    made = [step for step in result.get("steps", {}).values() if "report" in step]
+    if len(made) == 1:
+        (result,) = made
+    if len(made) > 1:
+        raise NotFoundError(
+            "this pipeline made several reports", remedy=f"ask for one: {', '.join(step['job'] for step in made)}"
+        )
     if "report" not in result:
         raise NotFoundError("this job made no report", remedy="jobs of kind compare do")
     path = Path(result["report"])
@@ -183,7 +198,7 @@ def _lines(client: Client, job_id: str, title: str | None) -> dict[str, Any]:
     return print_log(client, job_id, until_end=True, to=sys.stderr)
 
 
-def _bars(client: Client, job_id: str, title: str) -> dict[str, Any]:
+def _bars(client: Client, job_id: str, title: str | None) -> dict[str, Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -194,7 +209,7 @@ def _bars(client: Client, job_id: str, title: str) -> dict[str, Any]:
     )
     job: dict[str, Any] = {}
     with Progress(*columns) as progress:
-        task = progress.add_task(title, total=None, state="")
+        task = progress.add_task(title or job_id, total=None, state="")
         for event in client.events(job_id, logs=False):
             if event.kind == "progress":
                 seen = event.data

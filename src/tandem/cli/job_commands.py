@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="A spec of kind index, finetune or compare.")],
+    file: Annotated[Path, typer.Argument(help="A spec of kind index, finetune, compare or pipeline.")],
     overrides: Overrides = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its end.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Run it anew although the same job exists.")] = False,
@@ -63,14 +63,20 @@ def submit(
 
 def logs(
     job_id: JobId,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Of a pipeline: this step's alone.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="As it grows, until the job ends.")] = False,
 ) -> None:
     """Print what a job has printed, of all its attempts; also long after its cluster has gone."""
     from tandem.cli.client import Client
     from tandem.cli.follow import print_log
+    from tandem.cli.pipeline import job_of_step, print_step_logs
 
     client = Client.connect()
-    job = print_log(client, client.job(job_id)["id"], until_end=follow)
+    job = client.job(job_id)
+    if job["kind"] == "pipeline" and step is None:
+        job = print_step_logs(client, job["id"], until_end=follow)
+    else:
+        job = print_log(client, job["id"] if step is None else job_of_step(job, step), until_end=follow)
     if follow:
         note(f"{job['id']}: {job['state']} ({job['reason']})" + (f" {job['message']}" if job["message"] else ""))
 
@@ -134,4 +140,7 @@ def _quiet_follow(client: Any, job_id: str) -> dict[str, Any]:
 
 
 def _print_result(result: dict[str, Any]) -> None:
+    if "steps" in result:
+        print_table(["step", "job"], [[name, step["job"]] for name, step in result["steps"].items()])
+        return
     print_table(["", ""], [[key, value] for key, value in result.items() if not isinstance(value, dict | list)])

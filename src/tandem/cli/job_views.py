@@ -42,6 +42,7 @@ def ps(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only jobs submitted since: 30m, 12h, 7d, or 2026-11-30[T14:00].")
     ] = None,
+    pipeline: Annotated[str | None, typer.Option(metavar="ID", help="Only a pipeline and its steps' jobs.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the latest so many.")] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing how they stand, until Ctrl-C.")] = False,
     json: Json = False,
@@ -59,7 +60,13 @@ def ps(
     }  # fmt: skip
 
     def look() -> list[dict[str, Any]]:
-        return [{field: job[field] for field in PS_FIELDS} for job in client.jobs(limit=limit, **filters)]
+        found = client.jobs(limit=limit if pipeline is None else None, **filters)
+        if pipeline is not None:
+            from tandem.cli.pipeline import ids_of
+
+            ids = ids_of(client.job(pipeline))
+            found = [job for job in found if job["id"] in ids][-(limit or 0) :]
+        return [{field: job[field] for field in PS_FIELDS} for job in found]
 
     if json:
         print_json(look())
@@ -107,6 +114,10 @@ def show(job_id: JobId, json: Json = False) -> None:
     if progress:
         rows.append(["progress", progress_text(progress)])
     print_table(["", ""], rows)
+    if job["steps"]:
+        from tandem.cli.pipeline import print_graph
+
+        print_graph(job["steps"])
     print_table(
         ["time", "state", "reason", "lasted", "message"],
         [

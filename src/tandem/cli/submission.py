@@ -22,12 +22,12 @@ class Gathered:
     """A job as it is submitted.
 
     Attributes:
-        spec: Canonical; names its working directory by hash.
-        found: The files of that; None where it brings none from here.
+        spec: Canonical; names working directories by hash.
+        found: By hash, the files of those that it brings from here.
     """
 
     spec: dict[str, Any]
-    found: Found | None
+    found: Mapping[str, Found]
 
 
 def runtime_overrides(env: Sequence[str], working_dir: Path | None, pip: Sequence[str]) -> list[str]:
@@ -57,25 +57,30 @@ def runtime_overrides(env: Sequence[str], working_dir: Path | None, pip: Sequenc
 
 
 def gather(spec: Mapping[str, Any]) -> Gathered:
-    """Pack a job's working directory, if it has one on this machine.
+    """Pack the working directories that a job, or the steps of a pipeline, have on this machine.
 
-    Inputs that lie in it are read from the copy that travels: their paths are made relative to it.
+    Inputs that lie in one are read from the copy that travels: their paths are made relative to it.
 
     Args:
         spec: Canonical, its paths absolute.
 
     Raises:
-        SpecError: The folder isn't there or too large, or an input in it is left out.
+        SpecError: A folder isn't there or too large, or an input in it is left out.
     """
-    from tandem.cli.working_dir import look, packed
-
+    if spec["kind"] == "pipeline":
+        steps = {name: (step, gather(step["spec"])) for name, step in spec["steps"].items()}
+        gathered = {name: {**step, "spec": each.spec} for name, (step, each) in steps.items()}
+        found = {hashed: files for _, each in steps.values() for hashed, files in each.found.items()}
+        return Gathered({**spec, "steps": gathered}, found)
     named = (spec.get("runtime") or {}).get("working_dir")
     if named is None or named.startswith(PACKAGE) or "://" in named:
-        return Gathered(dict(spec), None)
-    found = look(Path(named).expanduser().absolute())
-    with packed(found) as (hashed, _):
+        return Gathered(dict(spec), {})
+    from tandem.cli.working_dir import look, packed
+
+    files = look(Path(named).expanduser().absolute())
+    with packed(files) as (hashed, _):
         runtime = {**spec["runtime"], "working_dir": PACKAGE + hashed}
-    return Gathered(_relative({**spec, "runtime": runtime}, found), found)
+    return Gathered(_relative({**spec, "runtime": runtime}, files), {hashed: files})
 
 
 def submit_job(client: Client, spec: Mapping[str, Any], *, again: bool = False) -> dict[str, Any]:
@@ -89,28 +94,33 @@ def submit_job(client: Client, spec: Mapping[str, Any], *, again: bool = False) 
     Raises:
         SpecError: What it brings along can't be sent.
     """
-    from tandem.cli.working_dir import packed
-
     secrets = secrets_of(spec)
     gathered = gather(spec)
-    if gathered.found is not None:
-        named = gathered.spec["runtime"]["working_dir"].removeprefix(PACKAGE)
+    for named, files in gathered.found.items():
         if not client.has_package(named):
-            with packed(gathered.found) as (hashed, file):
-                if hashed != named:
-                    raise SpecError("a file was changed meanwhile", where="runtime.working_dir", remedy="submit again")
-                client.send_package(hashed, file)
+            _send(client, named, files)
     return client.submit(gathered.spec, again=again, secrets=secrets)
 
 
+def _send(client: Client, named: str, files: Found) -> None:
+    from tandem.cli.working_dir import packed
+
+    with packed(files) as (hashed, file):
+        if hashed != named:
+            raise SpecError("a file was changed meanwhile", where="runtime.working_dir", remedy="submit again")
+        client.send_package(hashed, file)
+
+
 def secrets_of(spec: Mapping[str, Any]) -> dict[str, str]:
-    """The values that a spec takes from this environment.
+    """The values that a spec, or those of a pipeline's steps, take from this environment.
 
     Raises:
         SpecError: One isn't set.
     """
-    names = [name for name, value in ((spec.get("runtime") or {}).get("env") or {}).items() if value is None]
-    if lacking := [name for name in names if name not in os.environ]:
+    from tandem.orchestrator.runtime import jobs_in, runtime_of
+
+    names = {name for each in jobs_in(spec) for name in runtime_of(each).secret_names}
+    if lacking := sorted(name for name in names if name not in os.environ):
         raise SpecError(
             f"not set in this environment: {', '.join(lacking)}",
             where="runtime.env",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
+from tandem.orchestrator.jobs import Job
 
 
 def entrypoint(cluster: Cluster, job_dir: Path, *, own_python: bool = False) -> str:
@@ -26,3 +27,15 @@ def entrypoint(cluster: Cluster, job_dir: Path, *, own_python: bool = False) -> 
 def job_environment(cluster: Cluster) -> dict[str, str]:
     """What a driver is told of its cluster; nodes elsewhere know their own head and token."""
     return cluster.ray_env() if cluster.local else {STORAGE_VARIABLE: str(cluster.storage)}
+
+
+def metadata(job: Job) -> dict[str, str]:
+    """What the table of jobs on Ray's dashboard shows of one."""
+    return {
+        "name": job.name,
+        "kind": job.kind,
+        "job": job.id,
+        "project": job.queue.project,
+        "user": job.user,
+        "attempt": str(job.attempt),
+    }

@@ -64,12 +64,40 @@ def runtime_of(spec: Mapping[str, Any]) -> RuntimeSpec:
     return RuntimeSpec.model_validate(spec.get("runtime", {}))
 
 
+def check_submission(spec: Mapping[str, Any], secrets: Collection[str], packages: Packages) -> None:
+    """Refuse what a job, or a step of a pipeline, couldn't start with.
+
+    Args:
+        spec: Canonical.
+        secrets: The variables for which the submitter sent values.
+        packages: What working directories are here.
+
+    Raises:
+        SpecError: A value is missing or surplus, or a working directory isn't here.
+    """
+    runtimes = [runtime_of(each) for each in jobs_in(spec)]
+    for runtime in runtimes:
+        check_runtime(runtime, secrets, packages)
+    named = {name for runtime in runtimes for name in runtime.secret_names}
+    if surplus := sorted(set(secrets) - named):
+        raise SpecError(
+            f"values were sent that the spec doesn't name: {', '.join(surplus)}",
+            where="runtime.env",
+            remedy="name them there, with null",
+        )
+
+
+def jobs_in(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A job's spec, or those of a pipeline's steps."""
+    return [step["spec"] for step in spec["steps"].values()] if spec["kind"] == "pipeline" else [spec]
+
+
 def check_runtime(runtime: RuntimeSpec, secrets: Collection[str], packages: Packages) -> None:
     """Refuse what a job couldn't start with.
 
     Args:
         runtime: Of its spec.
-        secrets: The variables for which the submitter sent values.
+        secrets: The variables for which there are values.
         packages: What working directories are here.
 
     Raises:
@@ -80,12 +108,6 @@ def check_runtime(runtime: RuntimeSpec, secrets: Collection[str], packages: Pack
             f"no value was sent for {', '.join(lacking)}",
             where="runtime.env",
             remedy="`tandem submit` takes it from the environment in which it is called",
-        )
-    if surplus := sorted(set(secrets) - set(runtime.secret_names)):
-        raise SpecError(
-            f"values were sent that the spec doesn't name: {', '.join(surplus)}",
-            where="runtime.env",
-            remedy="name them there, with null",
         )
     folder = runtime.working_dir
     if folder is None or (not folder.startswith(PACKAGE) and "://" in folder):

@@ -10,13 +10,17 @@ import gc
 import logging
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
 
+from tandem.errors import DatabaseError, TandemError
 from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
+from tandem.orchestrator.holder import Holder
+from tandem.orchestrator.lease import Lease, LeaseLostError
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, account
@@ -36,15 +40,23 @@ def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> 
         ready: ``cluster.json``, which jobs read: none is started before it is there.
         stopping: Ends the loop.
     """
+    problem = ""
     while not stopping.is_set():
-        quick = orchestrator.rest()
+        quick = orchestrator.pace.rest()
         if stopping.is_set() or not ready.exists():
             continue
         try:
             orchestrator.step(quick=quick)
+            found = ""
+        except (DatabaseError, LeaseLostError) as error:
+            found = str(error)
         except Exception:
             # The records are consistent after every change; a loop that died would leave jobs unwatched.
             logger.exception("a turn of the control loop failed")
+            continue
+        if found != problem:
+            logger.warning("%s", found or "the database of the job records answers again")
+        problem = found
 
 
 def main(arguments: list[str]) -> int:
@@ -57,9 +69,14 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = ServerSettings.load(Path(arguments[0]))
     cluster = settings.cluster
-    records = Records(cluster.database_url)
+    try:
+        records = Records(cluster.database_url)
+    except TandemError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
     ray = HttpRayJobs(cluster)
-    orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules)
+    lease = Lease(records.database, Holder.this())
+    orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules, lease=lease)
     keys = ServerKeys(cluster.storage / SERVER_KEYS, cluster.api_key(), account())
     app = create_app(records, orchestrator, Deployer(cluster, ray), keys)
     # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
@@ -82,8 +99,11 @@ def main(arguments: list[str]) -> int:
         )
     finally:
         stopping.set()
-        orchestrator.wake()
+        orchestrator.pace.wake()
         thread.join(timeout=END_TIMEOUT_S)
+        if not thread.is_alive():
+            with suppress(DatabaseError):
+                lease.release()
         records.close()
     return 0
 

@@ -32,6 +32,7 @@ class Status(Answer):
 
     version: str
     ray: bool = Field(description="whether Ray answered when it was last asked")
+    acts: bool = Field(description="whether it is this server that starts and watches jobs, and no other one")
     jobs: dict[State, int]
 
 
@@ -104,6 +105,22 @@ class AttemptView(Answer):
     dashboard: str = Field(description="its page on Ray's dashboard")
 
 
+class StepView(Answer):
+    """A step of a pipeline, and the job that does its work."""
+
+    step: str
+    kind: str
+    needs: list[str]
+    state: str
+    job: str | None
+    reused: bool = Field(description="whether the job was done before")
+    reason: str | None
+    message: str
+    created_at: str | None
+    started_at: str | None
+    ended_at: str | None
+
+
 class JobDetails(JobView):
     """A job with all that is on record of it."""
 
@@ -113,6 +130,7 @@ class JobDetails(JobView):
     attempts: list[AttemptView]
     needs: dict[str, float] = Field(description="resources that it must have to run")
     used: dict[str, float] = Field(description="what its attempts held, in hours of each resource")
+    steps: list[StepView] | None = Field(description="of a pipeline")
     mlflow: str | None = Field(description="its run in MLflow, or how to look at it")
 
 
@@ -121,6 +139,16 @@ class JobPage(Answer):
 
     jobs: list[JobView]
     next: str | None = Field(description="the `cursor` of the next page; null on the last one")
+
+
+class PlannedStep(Answer):
+    """What would become of a step of a pipeline."""
+
+    step: str
+    kind: str
+    needs: list[str]
+    does: str
+    job: str | None = Field(description="the job whose work is taken")
 
 
 class Progress(BaseModel):

@@ -3,9 +3,10 @@
     GET    /healthz                     without a key: the server lives
     GET    /api/v1/status               server, Ray, jobs by state
     GET    /api/v1/checks               what the server finds of the cluster, for `tandem doctor`
-    POST   /api/v1/jobs                 {spec, again, origin} → the job, and whether it is new
+    POST   /api/v1/jobs                 {spec, again, origin, secrets} → the job, and whether it is new
+    POST   /api/v1/jobs/plan            {spec} of a pipeline → what would become of each step; changes nothing
     GET    /api/v1/jobs                 ?state=…&name=…&kind=…&project=…&user=…&since=…&limit=…&cursor=…
-    GET    /api/v1/jobs/ID              with all that is on record of it
+    GET    /api/v1/jobs/ID              with all that is on record of it; a pipeline's also with its steps
     POST   /api/v1/jobs/ID/stop
     GET    /api/v1/jobs/ID/logs         ?offset=N: plain text; the next offset in X-Next-Offset
     GET    /api/v1/jobs/ID/events       server-sent events: its changes, log and progress, until it has ended
@@ -39,6 +40,7 @@ from tandem.server.faults import add_schemas, documented, install
 from tandem.server.guard import Guard
 from tandem.server.jobs import jobs_router
 from tandem.server.keys import keys_router
+from tandem.server.output import output_router
 from tandem.server.packages import packages_router
 
 DESCRIPTION = (
@@ -82,7 +84,8 @@ def create_app(
         return answers.Health(status="ok", version=tandem.__version__)
 
     api = APIRouter(prefix="/api/v1")
-    api.include_router(jobs_router(records, orchestrator, pause))
+    api.include_router(jobs_router(records, orchestrator))
+    api.include_router(output_router(records, orchestrator, pause))
     api.include_router(packages_router(orchestrator.packages))
     api.include_router(apps_router(deployer))
     api.include_router(keys_router(keys))
@@ -90,7 +93,12 @@ def create_app(
     @api.get("/status", responses=documented(), tags=["server"])
     def status() -> answers.Status:
         """The server, Ray, and jobs by state."""
-        return answers.Status(version=tandem.__version__, ray=orchestrator.ray_reachable, jobs=records.counts())
+        return answers.Status(
+            version=tandem.__version__,
+            ray=orchestrator.ray_reachable,
+            acts=orchestrator.acts,
+            jobs=records.counts(),
+        )
 
     @api.get("/checks", responses=documented(), tags=["server"])
     def checks() -> answers.Checks:

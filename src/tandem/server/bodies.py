@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
 
-from tandem.specs import JOB_KINDS, KINDS
+from tandem.specs import JOB_KINDS, KINDS, PipelineSpec
 
 if TYPE_CHECKING:
     from tandem.specs import Spec
@@ -41,6 +41,12 @@ class Origin(BaseModel):
     python: str | None = Field(None, max_length=100)
     git_commit: str | None = Field(None, max_length=100, description="of the folder in which it was called")
     git_changed: bool | None = Field(None, description="whether that folder had changes that aren't committed")
+
+
+class Plan(Body):
+    """The body of a question: what would a pipeline do?"""
+
+    spec: PipelineSpec
 
 
 class Submission(Body):

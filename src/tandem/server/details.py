@@ -12,13 +12,20 @@ from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.resources import Amounts
 
 
 def details(job: Job, records: Records, orchestrator: Orchestrator) -> dict[str, Any]:
     """The fields that a `JobDetails` has beside those of a `JobView`."""
     files = orchestrator.files(job.id)
     attempts = records.attempts(job.id)
-    needs, holds = orchestrator.resources(job)
+    room = orchestrator.room
+    needs: Amounts = {}
+    holds: Amounts = {}
+    # What a pipeline needs and holds are its steps' jobs.
+    if job.kind != "pipeline":
+        asked = job.demands[room.gpus if room else False]
+        needs, holds = asked.needs, room.held_by(asked) if room else asked.needs
     return {
         "spec": job.spec,
         "origin": dict(job.origin),
@@ -33,6 +40,7 @@ def details(job: Job, records: Records, orchestrator: Orchestrator) -> dict[str,
         ],
         "needs": dict(needs),
         "used": hours(attempts, holds, time.time()),
+        "steps": orchestrator.pipelines.describe(job) if job.kind == "pipeline" else None,
         "mlflow": mlflow_link(orchestrator.cluster, files),
     }
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from tandem.errors import (
     AuthError,
     ConflictError,
+    DatabaseError,
     ForbiddenError,
     InputError,
     InvalidSpecError,
@@ -27,10 +28,13 @@ from tandem.errors import (
 
 logger = logging.getLogger(__name__)
 
+# When the database is away a caller may ask again after so long.
+RETRY_AFTER_S = 5
 # The first class that an error is an instance of decides.
 STATUSES: tuple[tuple[type[TandemError], int], ...] = (
     (NotFoundError, 404),
     (ConflictError, 409),
+    (DatabaseError, 503),
     (ForbiddenError, 403),
     (AuthError, 502),  # what refused us is Ray: a caller's own key is looked at before
     (UnreachableError, 502),
@@ -47,6 +51,7 @@ MEANINGS = {
     422: "a parameter or a field is missing, unknown or of the wrong type",
     500: "the server failed; its log says where",
     502: "Ray doesn't answer, or refuses",
+    503: "the database is away: ask again",
 }
 
 
@@ -73,7 +78,12 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Statuses that a route answers with beside its success, for its `responses`."""
     # No `model`: FastAPI would say that it comes in the type of the route's success, be it a stream of events.
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {status: {"description": MEANINGS[status], "content": content} for status in sorted({401, 500, *statuses})}
+    known = sorted({401, 500, 503, *statuses})
+    found: dict[int | str, dict[str, Any]] = {
+        each: {"description": MEANINGS[each], "content": content} for each in known
+    }
+    found[503]["headers"] = {"Retry-After": {"required": True, "schema": {"type": "string"}}}
+    return found
 
 
 def add_schemas(document: dict[str, Any]) -> None:
@@ -99,7 +109,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(TandemError)
     async def known(_: Request, error: TandemError) -> Response:
-        return error_response(error, status_of(error))
+        status = status_of(error)
+        return error_response(error, status, {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -3,81 +3,89 @@
 # Annotations are no strings here: FastAPI would look for what is local to the router's function.
 import logging
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
-from fastapi.responses import PlainTextResponse
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Depends, Path, Query
 
-from tandem.errors import ForbiddenError, NotFoundError
+from tandem.errors import ConflictError, ForbiddenError, NotFoundError
 from tandem.orchestrator.executor import Orchestrator
-from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.jobs import Job, Submitter
 from tandem.orchestrator.listing import Wanted
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import KeyHolder, KeyName, Role
-from tandem.orchestrator.runtime import check_runtime, runtime_of
+from tandem.orchestrator.runtime import check_submission
 from tandem.orchestrator.states import FINAL, State
 from tandem.server import answers
-from tandem.server.bodies import Submission
+from tandem.server.bodies import Plan, Submission
 from tandem.server.details import details
 from tandem.server.faults import documented
-from tandem.server.following import POSITION, Follower, Position
 from tandem.server.guard import submitter_of
 from tandem.specs.base import Name
 
-NEXT_OFFSET = "X-Next-Offset"
 PAGE = 100
 MAX_PAGE = 1000
-MAX_INTEGER = 2**63 - 1  # what a database takes
 OPEN_STATES = tuple(state for state in State if state not in FINAL)
 
 logger = logging.getLogger(__name__)
 
 JobId = Annotated[str, Path(description="a job's id, or a job's name for the latest of that name")]
 _ID = re.compile(r"[A-Za-z0-9._-]{1,90}")
-Pause = Callable[[float], Awaitable[None]]
 
 
-def jobs_router(records: Records, orchestrator: Orchestrator, pause: Pause) -> APIRouter:
-    """Jobs.
-
-    Args:
-        records: The job records.
-        orchestrator: Knows the jobs' folders, and why they wait.
-        pause: Waits between two looks at a job that is followed; seconds.
-    """
-    router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-    def shown(job: Job) -> dict[str, Any]:
-        return answers.view(job, orchestrator.files(job.id), orchestrator.waits(job.id))
+def job_finder(records: Records) -> Callable[[str], Job]:
+    """What finds the job that a path names."""
 
     def known(job_id: JobId) -> Job:
         if not _ID.fullmatch(job_id):
             raise NotFoundError(f"no job {job_id[:100]!r}", remedy="`tandem ps` lists the jobs")
         return records.get(job_id)
 
+    return known
+
+
+def job_shower(orchestrator: Orchestrator) -> Callable[[Job], dict[str, Any]]:
+    """What makes the fields of a `JobView`."""
+    return lambda job: answers.view(job, orchestrator.files(job.id), orchestrator.waits(job.id))
+
+
+def jobs_router(records: Records, orchestrator: Orchestrator) -> APIRouter:
+    """Jobs.
+
+    Args:
+        records: The job records.
+        orchestrator: Knows the jobs' folders, and why they wait.
+    """
+    router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+    shown = job_shower(orchestrator)
+    known = job_finder(records)
+
     @router.post("", responses=documented(400, 403, 413, 422))
     def submit_job(body: Submission, caller: Annotated[KeyHolder, Depends(submitter_of)]) -> answers.Submitted:
         """Queue a job; the same name and spec give the job that is there."""
         spec = body.spec.canonical()
         kind, name = spec["kind"], spec["name"]
-        check_runtime(runtime_of(spec), body.secrets, orchestrator.packages)
+        check_submission(spec, body.secrets, orchestrator.packages)
         fresh = body.again or not records.known(kind, name, spec)
         judged = fresh and orchestrator.judge(spec)
         origin = body.origin.model_dump(exclude_none=True)
-        job, created = records.submit(
-            kind, name, spec, again=body.again, judged=judged, user=caller.name, origin=origin,
-            before=lambda job_id: orchestrator.secrets.keep(job_id, body.secrets),
-        )  # fmt: skip
+        by = Submitter(caller.name, origin, before=lambda job_id: orchestrator.secrets.keep(job_id, body.secrets))
+        job, created = records.submit(kind, name, spec, again=body.again, judged=judged, by=by)
         others = records.find(name=name, states=OPEN_STATES) if created else []
         same_name = [other.id for other in others if other.id != job.id and other.spec != job.spec]
+        if job.kind == "pipeline" and not created and not job.state.final:
+            orchestrator.pipelines.requeue(job)
         if created:
             logger.info("%s: submitted by %s", job.id, caller.name)
-            orchestrator.wake()
+            orchestrator.pace.wake()
         return answers.Submitted(**shown(job), created=created, same_name=same_name)
+
+    @router.post("/plan", responses=documented(403, 413, 422), dependencies=[Depends(submitter_of)])
+    def plan_pipeline(body: Plan) -> list[answers.PlannedStep]:
+        """What would become of each step of a pipeline if it were submitted now; nothing is changed."""
+        return [answers.PlannedStep(**step) for step in orchestrator.pipelines.plan(body.spec.canonical())]
 
     @router.get("", responses=documented(422))
     def list_jobs(
@@ -113,62 +121,13 @@ def jobs_router(records: Records, orchestrator: Orchestrator, pause: Pause) -> A
                 f"{job.id} is a job of {job.user or 'nobody'}", remedy="who submitted it can stop it, or an admin"
             )
         stopped = records.request_stop(job.id)
+        if stopped.state in (State.SUCCEEDED, State.FAILED):
+            raise ConflictError(
+                f"{job.id} can't be stopped: it has ended already, and is {stopped.state}",
+                remedy=f"`tandem show {job.id}` tells how it went",
+            )
         logger.info("%s: %s asks to stop it", job.id, caller.name)
-        orchestrator.wake()
+        orchestrator.pace.wake()
         return answers.JobView(**shown(stopped))
-
-    @router.get(
-        "/{job_id}/logs",
-        response_class=PlainTextResponse,
-        responses={
-            **documented(404, 422),
-            200: {
-                "description": "what it printed, at most a megabyte of it",
-                "headers": {NEXT_OFFSET: {"required": True, "schema": {"type": "string"}}},
-            },
-        },
-    )
-    def read_logs(
-        job: Annotated[Job, Depends(known)],
-        offset: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="the byte to begin at")] = 0,
-    ) -> Response:
-        """What a job printed, of all its attempts, from a byte on."""
-        data, position = orchestrator.files(job.id).read_log(offset)
-        return PlainTextResponse(data, headers={NEXT_OFFSET: str(position)})
-
-    @router.get("/{job_id}/events", response_class=EventSourceResponse, responses=documented(404, 422))
-    async def follow_job(
-        job: Annotated[Job, Depends(known)],
-        logs: Annotated[bool, Query(description="whether what it prints is told too")] = True,
-        for_s: Annotated[
-            float | None, Query(ge=0, le=1e9, allow_inf_nan=False, description="seconds after which the stream ends")
-        ] = None,
-        last_event_id: Annotated[
-            str | None, Header(pattern=POSITION, description="the id of the last event that was received")
-        ] = None,
-    ) -> AsyncIterator[ServerSentEvent]:
-        """What happens to a job, as it happens, until it has ended.
-
-        Events: `state` (a change), `log` (text), `progress`, and at its end `end` (the job). After a break send
-        `Last-Event-ID`, and nothing is told twice or left out.
-        """
-        deadline = None if for_s is None else time.monotonic() + for_s
-        follower = Follower(job.id, records, orchestrator.files(job.id), shown, pause)
-        async for event in follower.events(Position.parse(last_event_id), logs=logs, deadline=deadline):
-            yield event
-
-    @router.get("/{job_id}/progress", responses=documented(404, 422))
-    def read_progress(job: Annotated[Job, Depends(known)]) -> answers.Progress | None:
-        """How far a job says that it is; null before it has said anything."""
-        said = orchestrator.files(job.id).progress()
-        return None if said is None else answers.Progress.model_validate(said)
-
-    @router.get("/{job_id}/result", responses=documented(404, 422))
-    def read_result(job: Annotated[Job, Depends(known)]) -> dict[str, Any]:
-        """What a job that succeeded returned."""
-        data = orchestrator.files(job.id).result()
-        if data is None or job.state is not State.SUCCEEDED:
-            raise NotFoundError(f"job {job.id} has no result: it is {job.state}", remedy=f"`tandem show {job.id}`")
-        return data
 
     return router

@@ -34,7 +34,9 @@ class ClusterSpec(Spec):
         "local", description="local: started here by `tandem up`; else the URL of a Ray dashboard to attach to"
     )
     storage: str = Field(".tandem", description="records, artifacts, index, logs; on several machines, a shared folder")
-    database: str | None = Field(None, description="SQLAlchemy URL; default: SQLite under the storage path")
+    database: str | None = Field(
+        None, description="sqlite:///PATH or postgresql://USER@HOST/DATABASE; default: SQLite under the storage path"
+    )
     mlflow: str | None = Field(None, description="MLflow tracking URI; default: SQLite under the storage path")
     qdrant: QdrantSpec = QdrantSpec()
     ports: PortSpec = PortSpec()

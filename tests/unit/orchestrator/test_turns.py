@@ -7,34 +7,33 @@ import time
 import pytest
 from stand_ins.world import World
 
-from tandem.orchestrator import executor
+from tandem.orchestrator import pace
 
 
 def test_a_submission_wakes_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "TURN_EVERY_S", 60.0)
+    monkeypatch.setattr(pace, "TURN_EVERY_S", 60.0)
     world.restart()
     began = time.monotonic()
-    world.orchestrator.wake()
-    world.orchestrator.rest()
+    world.orchestrator.pace.wake()
+    world.orchestrator.pace.rest()
     assert time.monotonic() - began < 30
 
 
 def test_while_a_job_is_on_its_way_turns_follow_each_other_closely(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "TURN_EVERY_S", 60.0)
+    monkeypatch.setattr(pace, "TURN_EVERY_S", 60.0)
     world.restart()
     job = world.submit()
     world.orchestrator.step()
     began = time.monotonic()
-    assert world.orchestrator.rest() is True
+    assert world.orchestrator.pace.rest() is True
     assert time.monotonic() - began < 30
     # Once it runs, or takes long to begin, nothing is watched so closely.
-    world.now += executor.WATCHED_FOR_S
+    world.now += pace.WATCHED_FOR_S
     world.orchestrator.step()
-    monkeypatch.setattr(executor, "TURN_EVERY_S", 0.0)
-    assert world.orchestrator._next_turn_s == 60.0
     assert world.state(job) == "STARTING"
+    assert not pace.on_its_way(world.records.find(), [], world.now)
 
 
 def test_a_quick_turn_asks_ray_about_jobs_on_their_way_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ PATHS = [
     ("/api/v1/checks", "get"),
     ("/api/v1/jobs", "post"),
     ("/api/v1/jobs", "get"),
+    ("/api/v1/jobs/plan", "post"),
     ("/api/v1/jobs/{job_id}", "get"),
     ("/api/v1/jobs/{job_id}/stop", "post"),
     ("/api/v1/jobs/{job_id}/logs", "get"),
