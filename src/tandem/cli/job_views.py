@@ -164,16 +164,6 @@ def clock(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%H:%M:%S" if is_terminal() else "%Y-%m-%dT%H:%M:%S")
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``0.4 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def _said(job: dict[str, Any]) -> dict[str, str]:
     origin = job["origin"]
     commit = origin.get("git_commit", "")
@@ -189,15 +179,19 @@ def _said(job: dict[str, Any]) -> dict[str, str]:
 
 def _spans(events: list[dict[str, Any]]) -> list[str]:
     """How long each state lasted; nothing for the last one."""
+    from tandem.cli.pipeline import spoken
+
     ends = [event["at"] for event in events[1:]]
-    return [duration(end - event["at"]) for event, end in zip(events, ends, strict=False)] + [""] * bool(events)
+    return [spoken(end - event["at"]) for event, end in zip(events, ends, strict=False)] + [""] * bool(events)
 
 
 def _attempt(attempt: dict[str, Any]) -> list[Any]:
+    from tandem.cli.pipeline import spoken
+
     ended = attempt["ended_at"]
     found = attempt["environment"] or {}
     ran_on = ", ".join(f"{name} {found[name]}" for name in VERSIONS if found.get(name))
-    took = "" if ended is None else duration(ended - attempt["submitted_at"])
+    took = "" if ended is None else spoken(ended - attempt["submitted_at"])
     return [attempt["number"], attempt["reason"], attempt["exit_code"], took, ran_on, attempt["dashboard"]]
 
 

@@ -355,10 +355,10 @@ def test_show_has_all_that_is_on_record(shell: Shell, index_file: Path) -> None:
     assert shown["submitted with"].startswith("tandem ")
     changes = [line.split("\t") for line in lines if len(line.split("\t")) == 5]
     assert [(state, lasted) for _, state, _, lasted, _ in changes] == [
-        ("QUEUED", "1.0 s"), ("STARTING", "1.0 s"), ("RUNNING", "1.0 s"), ("SUCCEEDED", ""),
+        ("QUEUED", "1 s"), ("STARTING", "1 s"), ("RUNNING", "1 s"), ("SUCCEEDED", ""),
     ]  # fmt: skip
     (attempt,) = [line.split("\t") for line in lines if len(line.split("\t")) == 6]
-    assert attempt[:4] == ["1", "done", "", "2.0 s"]
+    assert attempt[:4] == ["1", "done", "", "2 s"]
     assert attempt[4] == "python 3.11.9, ray 2.60.0"
     assert attempt[5].endswith(f"#/jobs/{job_id}.1")
     spec = yaml.safe_load("\n".join(lines[lines.index("kind: index") :]))
