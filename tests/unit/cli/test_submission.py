@@ -153,3 +153,32 @@ def test_no_other_file_passes_for_a_package(shell: Shell) -> None:
     (shell.world.cluster.storage / "other.zip").write_text("")
     (shell.world.cluster.storage / "packages").mkdir()
     assert not shell.world.orchestrator.packages.has("../other")
+
+
+def test_steps_of_a_pipeline_bring_along_what_is_theirs(
+    shell: Shell, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".rayignore").write_text("storage/\n")
+    one = {"kind": "index", "name": "a", "sources": ["docs"], "runtime": {"env": {"A_TOKEN": None}, "working_dir": "."}}
+    two = {"kind": "index", "name": "b", "sources": ["docs"]}
+    spec = {"kind": "pipeline", "name": "p", "steps": {"one": {"spec": one}, "two": {"spec": two}}}
+    (tmp_path / "p.yaml").write_text(json.dumps(spec))
+    assert "not set in this environment: A_TOKEN" in shell("submit", "p.yaml").stderr
+    monkeypatch.setenv("A_TOKEN", "hush-hush")
+    pipeline = submitted(shell, "p.yaml")
+    for _ in range(2):
+        shell.world.orchestrator.step()
+    jobs = {job.name: job for job in shell.world.records.find()}
+    assert {job.user for job in jobs.values()} == {"ada"}
+    own, other = (shell.world.ray.runtime_envs[f"{jobs[name].id}.1"] for name in "ab")
+    assert own["env_vars"]["A_TOKEN"] == "hush-hush"
+    assert jobs["a"].spec["sources"][0]["uri"] == "docs"
+    assert own["working_dir"].startswith("file://")
+    assert "A_TOKEN" not in other["env_vars"]
+    assert "working_dir" not in other
+    assert "hush-hush" not in everything_kept(shell)
+    shell.client().stop(pipeline.id)
+    for _ in range(4):
+        shell.world.orchestrator.step()
+    assert shell.world.state(pipeline) == "STOPPED"
+    assert not list((shell.world.cluster.storage / "secrets").iterdir())
