@@ -283,7 +283,7 @@ def error_of(response: httpx.Response, url: str) -> TandemError:
     kind = getattr(tandem.errors, str(detail.get("type")), TandemError)
     if not (isinstance(kind, type) and issubclass(kind, TandemError)):
         kind = TandemError
-    if kind is tandem.errors.InvalidSpecError:
+    if issubclass(kind, tandem.errors.InvalidSpecError):
         faults = [tandem.errors.SpecError(line) for line in str(detail["what"]).splitlines()]
         return tandem.errors.InvalidSpecError(faults)
     error: TandemError = kind(str(detail["what"]), **fields)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tandem.errors import SpecError
 from tandem.orchestrator.packages import MAX_PACKAGE_BYTES
@@ -94,11 +94,11 @@ def _walk(folder: Path) -> Iterator[Path]:
     names = [".gitignore", ".rayignore"] if git else [".rayignore"]
     lines = [line for line in excludes.split(",") if line]
 
-    def rules(of: Path) -> list[tuple[Path, PathSpec]]:
+    def rules(of: Path) -> list[tuple[Path, PathSpec[Any]]]:
         files = [of / name for name in names if (of / name).is_file()]
         return [(of, PathSpec.from_lines("gitignore", file.read_text().splitlines())) for file in files]
 
-    def below(at: Path, known: Sequence[tuple[Path, PathSpec]], above: frozenset[Path]) -> Iterator[Path]:
+    def below(at: Path, known: Sequence[tuple[Path, PathSpec[Any]]], above: frozenset[Path]) -> Iterator[Path]:
         real = at.resolve()
         if any(spec.match_file(str(at.relative_to(base))) for base, spec in known):
             return

@@ -82,7 +82,7 @@ def jobs_router(records: Records, orchestrator: Orchestrator) -> APIRouter:
             orchestrator.pace.wake()
         return answers.Submitted(**shown(job), created=created, same_name=same_name)
 
-    @router.post("/plan", responses=documented(403, 413, 422), dependencies=[Depends(submitter_of)])
+    @router.post("/plan", responses=documented(400, 403, 413, 422), dependencies=[Depends(submitter_of)])
     def plan_pipeline(body: Plan) -> list[answers.PlannedStep]:
         """What would become of each step of a pipeline if it were submitted now; nothing is changed."""
         return [answers.PlannedStep(**step) for step in orchestrator.pipelines.plan(body.spec.canonical())]
