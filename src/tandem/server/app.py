@@ -174,7 +174,7 @@ def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
             "spec": job.spec,
             "events": records.events(job.id),
             "attempts": records.attempts(job.id),
-            **({"steps": orchestrator.pipelines.describe(job)} if job.kind == "pipeline" else {}),
+            **({"steps": orchestrator.pipelines.describe(job, orchestrator.waits)} if job.kind == "pipeline" else {}),
         }
 
     @jobs.post("/{job_id}/stop")
