@@ -158,8 +158,8 @@ def _with(value: Any, parts: list[str], new: str) -> Any:
 def changed_at(spec: Mapping[str, Any]) -> float | None:
     """When the local files that a spec names last changed, in seconds since the epoch; None where none can be seen.
 
-    A folder counts with all that is in it: also what was taken out of it changes it. No more than `MOST_LOOKED_AT` files
-    are looked at.
+    A folder counts with all that is in it: also what was taken out of it changes it. No more than `MOST_LOOKED_AT`
+    files are looked at.
     """
     roots = [_before_glob(Path(value)) for _, value in inputs(spec) if is_local(value)]
     paths = (each for root in roots for each in chain([root], root.rglob("*") if root.is_dir() else ()))
