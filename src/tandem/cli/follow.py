@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tandem.cli.output import is_terminal, note, print_table
 from tandem.cli.pipeline import follow_pipeline
-from tandem.cli.submission import submit_job
 from tandem.errors import JobFailedError, NotFoundError, TandemError
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ def submit_and_follow(
     Raises:
         JobFailedError: It ended in FAILED or STOPPED.
     """
+    from tandem.cli.submission import submit_job
+
     job = submit_job(client, spec, again=again)
     if not job["created"] and job["state"] in ("FAILED", "STOPPED"):
         # Whoever runs a whole story again wants its failed step tried again.

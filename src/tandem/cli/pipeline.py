@@ -232,8 +232,8 @@ def _print_lines(client: Client, job_id: str, offset: int, name: str, to: TextIO
 def _remark(step: Step) -> str:
     if step["reused"]:
         return "done before"
-    if step["message"]:
-        return str(step["message"])
+    if step["waits"] or step["message"]:
+        return str(step["waits"] or step["message"])
     return f"needs {', '.join(step['needs'])}" if step["needs"] and step["state"] == "WAITING" else ""
 
 

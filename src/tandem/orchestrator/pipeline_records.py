@@ -13,6 +13,7 @@ from tandem.orchestrator.jobs import Job, Submitter
 from tandem.orchestrator.pipeline import Begin
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.rows import jobs_of
+from tandem.orchestrator.states import State
 from tandem.orchestrator.tables import JobRow, PipelineStepRow
 
 
@@ -98,3 +99,10 @@ class PipelineRecords:
         except IntegrityError:
             # Another process was faster: the next look sees what it has written.
             return
+
+    def stop(self, job_id: str) -> None:
+        """Note that a step's job is to end, unless it has."""
+        with self._records.acting() as session:
+            row = session.scalars(select(JobRow).where(JobRow.id == job_id).with_for_update()).one()
+            if not State(row.state).final:
+                row.stop_requested = True

@@ -108,7 +108,7 @@ class Pipelines:
                 )
                 logger.info("%s: step %s begins", pipeline.id, step)
             case StopStep(_, job_id):
-                self._records.request_stop(job_id)
+                self._steps.stop(job_id)
             case Change(_, state, reason, message):
                 self._file(pipeline, jobs, state)
                 self._records.change(pipeline.id, state, reason, message)
@@ -163,8 +163,13 @@ class Pipelines:
             for name, step in steps.items()
         ]  # fmt: skip
 
-    def describe(self, pipeline: Job) -> list[dict[str, Any]]:
-        """Its steps in the order of the spec: what each needs and how it stands, and of its job what a graph shows."""
+    def describe(self, pipeline: Job, waits: Callable[[str], str | None] = lambda _: None) -> list[dict[str, Any]]:
+        """Its steps in the order of the spec: what each needs and how it stands, and of its job what a graph shows.
+
+        Args:
+            pipeline: Its record.
+            waits: Says of a job by its id why it waits.
+        """
         begun = self._begun(pipeline)
         jobs = {name: each.job for name, each in begun.items()}
         return [
@@ -174,15 +179,18 @@ class Pipelines:
                 "needs": step["needs"],
                 "state": step_state(name, pipeline, jobs),
                 **_of_job(begun.get(name)),
+                "waits": waits(jobs[name].id) if name in jobs else None,
             }
             for name, step in pipeline.spec["steps"].items()
         ]
 
     def _known(self, spec: Mapping[str, Any]) -> Known:
         latest = self._steps.latest(spec)
-        if latest is None:
-            return Known(None, intact=False, inputs_at=None)
-        return Known(latest, intact=self._intact(latest), inputs_at=changed_at(spec))
+        if latest is None or latest.state in (State.QUEUED, State.FAILED, State.STOPPED):
+            # What it has used or made doesn't matter.
+            return Known(latest, intact=False, inputs_at=None)
+        done = latest.state is State.SUCCEEDED
+        return Known(latest, intact=done and self._intact(latest), inputs_at=changed_at(spec))
 
     def _intact(self, job: Job) -> bool:
         """Whether what a job made is still there, and a collection still as that job left it."""

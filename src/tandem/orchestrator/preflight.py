@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from tandem.data.sources import list_data_files
 from tandem.errors import DataError, SpecError
 from tandem.specs.pipeline import REFERENCE
 
+# The control loop doesn't stand still for seconds because somebody indexes a whole disk.
+MOST_LOOKED_AT = 200_000
 SCHEMES = ("file", "hf", "pypi", "artifact")
 # Where the specs name inputs, and what each must be; `*` stands for every item of a list.
 INPUTS: Mapping[str, Mapping[str, str]] = {
@@ -161,17 +164,23 @@ def _with(value: Any, parts: list[str], new: str) -> Any:
 def changed_at(spec: Mapping[str, Any]) -> float | None:
     """When the local files that a spec names last changed, in seconds since the epoch; None where none can be seen.
 
-    A folder counts with all that is in it: also what was taken out of it changes it.
+    A folder counts with all that is in it: also what was taken out of it changes it. No more than `MOST_LOOKED_AT`
+    files are looked at.
     """
-    times = [
-        each.stat().st_mtime
-        for _, value in inputs(spec)
-        if is_local(value)
-        for path in [_before_glob(Path(value))]
-        for each in ([path, *path.rglob("*")] if path.is_dir() else [path])
-        if each.exists()
-    ]
-    return max(times, default=None)
+    # Relative ones lie in a working directory, whose hash stands in the spec.
+    found = [Path(value) for _, value in inputs(spec) if is_local(value)]
+    roots = [_before_glob(path) for path in found if path.is_absolute()]
+    paths = (each for root in roots for each in chain([root], root.rglob("*") if root.is_dir() else ()))
+    times = [_changed_at(path) for path in islice(paths, MOST_LOOKED_AT)]
+    return max((at for at in times if at is not None), default=None)
+
+
+def _changed_at(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        # Gone meanwhile, or not for our eyes: the job will tell.
+        return None
 
 
 def _before_glob(path: Path) -> Path:

@@ -119,6 +119,7 @@ class StepView(Answer):
     created_at: str | None
     started_at: str | None
     ended_at: str | None
+    waits: str | None = Field(description="why its job doesn't work yet")
 
 
 class JobDetails(JobView):

@@ -40,7 +40,7 @@ def details(job: Job, records: Records, orchestrator: Orchestrator) -> dict[str,
         ],
         "needs": dict(needs),
         "used": hours(attempts, holds, time.time()),
-        "steps": orchestrator.pipelines.describe(job) if job.kind == "pipeline" else None,
+        "steps": orchestrator.pipelines.describe(job, orchestrator.waits) if job.kind == "pipeline" else None,
         "mlflow": mlflow_link(orchestrator.cluster, files),
     }
 

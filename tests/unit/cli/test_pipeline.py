@@ -150,7 +150,7 @@ def test_faults_of_inputs_are_told_with_their_step(shell: Shell, file: str) -> N
 
 def step(name: str, *needs: str, **fields: Any) -> dict[str, Any]:
     known = {"step": name, "needs": list(needs), "state": "WAITING", "job": None, "reused": False, "message": "",
-             "created_at": None, "started_at": None, "ended_at": None}  # fmt: skip
+             "waits": None, "created_at": None, "started_at": None, "ended_at": None}  # fmt: skip
     return {**known, **fields}
 
 
