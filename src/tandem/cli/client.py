@@ -191,7 +191,9 @@ class Client:
                     response.read()
                     raise error_of(response, self.cluster.server_url)
                 for event in EventSource(response).iter_sse():
-                    yield event.event, event.id, json.loads(event.data)
+                    # A comment by which the server says that it is there comes as an event without data.
+                    if event.data:
+                        yield event.event, event.id, json.loads(event.data)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
 

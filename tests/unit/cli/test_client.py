@@ -20,6 +20,7 @@ def stream(*events: tuple[str, str, dict[str, object]], then: type[Exception] | 
         def __iter__(self) -> Iterator[bytes]:
             for kind, identifier, data in events:
                 yield f"event: {kind}\ndata: {json.dumps(data)}\nid: {identifier}\n\n".encode()
+                yield b": ping\n\n"
             if then is not None:
                 raise then("broken off")
 
