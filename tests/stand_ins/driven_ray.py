@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tandem.orchestrator.fake_ray import FakeRayJobs
 from tandem.orchestrator.ray_jobs import Machine
@@ -74,14 +75,17 @@ class DrivenRay(FakeRayJobs):
     def _status(self, submission_id: str) -> str:
         return self._seen.get(submission_id, Observation("MISSING")).status
 
-    def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    def submit(
+        self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
+    ) -> None:
         self.on_call("submit")
         fresh = not self.down and submission_id not in self._seen
-        super().submit(submission_id, entrypoint, env, metadata)
+        super().submit(submission_id, entrypoint, runtime_env, metadata)
         if fresh:
             job_id, _, number = submission_id.rpartition(".")
             ends = self.endings.get(int(number), "SUCCEEDED")
-            self.drivers.append(Driver(submission_id, self.folder(job_id), env["TANDEM_ATTEMPT"], ends))
+            attempt = runtime_env["env_vars"]["TANDEM_ATTEMPT"]
+            self.drivers.append(Driver(submission_id, self.folder(job_id), attempt, ends))
         self.on_call("submitted")
 
     def observe(self, submission_id: str) -> Observation:

@@ -178,7 +178,7 @@ def changed_at(spec: Mapping[str, Any]) -> float | None:
 def _changed_at(path: Path) -> float | None:
     try:
         return path.stat().st_mtime
-    except OSError:
+    except (OSError, ValueError):
         # Gone meanwhile, or not for our eyes: the job will tell.
         return None
 

@@ -25,6 +25,7 @@ from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.holder import Holder
 from tandem.orchestrator.lease import Lease
+from tandem.orchestrator.pace import Pace
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
 from tandem.server.__main__ import loop
@@ -34,7 +35,7 @@ from tandem.server.app import create_app
 def api(world: World) -> TestClient:
     nothing = httpx.MockTransport(lambda _: httpx.Response(200, json={}))
     deployer = Deployer(world.cluster, HttpRayJobs(world.cluster, transport=nothing))
-    app = create_app(world.records, world.orchestrator, deployer, api_key="secret-key")
+    app = create_app(world.records, world.orchestrator, deployer, world.keys())
     return TestClient(app, headers={"Authorization": "Bearer secret-key"}, raise_server_exceptions=False)
 
 
@@ -208,12 +209,14 @@ def test_a_full_disk_under_the_storage_folder(tmp_path: Path, small_disk: Path) 
 def test_the_loop_outlives_a_database_that_is_away_and_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tandem.server.__main__.STEP_EVERY_S", 0.001)
+    monkeypatch.setattr("tandem.orchestrator.pace.TURN_EVERY_S", 0.001)
     (tmp_path / "cluster.json").touch()
     stopping, turns = threading.Event(), iter(range(100))
 
     class Away:
-        def step(self) -> None:
+        pace = Pace()
+
+        def step(self, *, quick: bool) -> None:
             turn = next(turns)
             if turn < 5:
                 raise DatabaseError("the database can't be used now")
