@@ -73,7 +73,7 @@ def print_graph(steps: Sequence[Step], *, now: float | None = None) -> None:
             [
                 lead + step["step"],
                 step["state"],
-                _clock(step["started_at"] or step["created_at"]),
+                _clock(step["started_at"]),
                 spoken(took) if (took := _took(step, at)) is not None else "",
                 _bar(step, first, last, at),
                 step["job"],

@@ -132,6 +132,7 @@ def _deepspeed_faults(file: Path, overrides: Sequence[str] = ()) -> list[SpecErr
 def _spec_plan(spec: Spec) -> dict[str, Any]:
     from tandem.orchestrator.preflight import inputs, missing_inputs
     from tandem.specs import JOB_KINDS
+    from tandem.specs.pipeline import REFERENCE
 
     data = spec.canonical()
     here = data
@@ -147,7 +148,8 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
         facts["id"] = job_id(data["kind"], data["name"], data)
         facts["state now"] = _state_now(facts["id"])
         facts |= _steps(data) if data["kind"] == "pipeline" else _needs(spec, problems)
-    facts["inputs"] = [value for _, value in inputs(data)]
+    # What another step of a pipeline makes is no input of the pipeline.
+    facts["inputs"] = list(dict.fromkeys(value for _, value in inputs(data) if not REFERENCE.search(value)))
     facts["problems"] = [*(str(fault) for fault in missing_inputs(here, where=data["kind"])), *problems]
     facts["spec"] = data
     return facts
