@@ -82,7 +82,7 @@ class Lease:
         self._clock = clock
         self._steady = steady
         self._renewed_at = -math.inf
-        self._held = False
+        self._held: bool | None = None
         self._offset: float | None = None
         self._seen: Seen | None = None
         self.epoch: int | None = None
@@ -116,7 +116,7 @@ class Lease:
         else:
             self.epoch, self._offset, self._renewed_at = renewed.epoch, renewed.offset, began
         if self._held != (renewed is not None):
-            logger.warning("this server acts from now on" if renewed else "another server acts: this one stands by")
+            logger.info("this server acts" if renewed else "another server acts: this one stands by")
         self._held = renewed is not None
         return None if renewed is None else renewed.moved
 

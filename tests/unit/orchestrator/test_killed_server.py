@@ -25,6 +25,7 @@ from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.records import Records
 
 TURNS = 60
+LOOKS = frozenset({"machines", "observe", "logs"})
 # Each commit waits for the disk: there are thousands.
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -34,13 +35,20 @@ class Killed(BaseException):
 
 
 class Killer:
-    """Counts the places that the server comes by, and kills it at some of them."""
+    """Counts the places that the server comes by, and kills it at some of them.
+
+    Of looks at Ray one after the other, with nothing done in between, the first stands for all.
+    """
 
     def __init__(self, *at: int) -> None:
         self.at = set(at)
         self.count = 0
+        self.last = ""
 
-    def __call__(self, _: str) -> None:
+    def __call__(self, place: str) -> None:
+        looks, self.last = {place, self.last} <= LOOKS, place
+        if looks:
+            return
         self.count += 1
         if self.count in self.at:
             raise Killed
@@ -88,6 +96,7 @@ class Drill:
         self.killer = killer
 
     def turn(self) -> None:
+        self.killer.last = ""
         with killing(self.killer):
             try:
                 self.world.orchestrator.step()
@@ -240,8 +249,7 @@ def test_killed_at_any_place_it_goes_on_as_if_it_had_not_been(scene: Callable[[D
         if place > killer.count:
             break
         place += 1
-    print(f"{place} places")
-    assert place > 20
+    assert place > 8
 
 
 @given(at=st.lists(st.integers(1, 300), max_size=8), scene=st.sampled_from(SCENES))
