@@ -85,11 +85,13 @@ def killing(killer: Killer) -> Iterator[None]:
 class Drill:
     """Jobs, a Ray whose drivers work, and a server that somebody kills."""
 
+    template: Path
+
     def __init__(self, folder: Path, killer: Killer, url: str | None = None) -> None:
         cluster = make_cluster(folder)
         if url is None:
             # Made once: to make the tables takes longer than all the rest.
-            shutil.copy(template(), folder / "tandem.db")
+            shutil.copy(self.template, folder / "tandem.db")
         cluster = replace(cluster, database_url=url or cluster.database_url)
         self.ray = DrivenRay(on_call=killer, folder=lambda job_id: folder / "jobs" / job_id)
         self.world = World(cluster, Records(cluster.database_url, clock=lambda: self.world.now), ray=self.ray)
@@ -127,15 +129,10 @@ class Drill:
         return self.world.orchestrator.files(job.id).read_log(0)[0].decode()
 
 
-_templates: list[Path] = []
-
-
-def template() -> Path:
-    if not _templates:
-        path = Path(tempfile.mkdtemp(prefix="tdm-killed-")) / "tandem.db"
-        Records(f"sqlite:///{path}").close()
-        _templates.append(path)
-    return _templates[0]
+@pytest.fixture(scope="module", autouse=True)
+def template(tmp_path_factory: pytest.TempPathFactory) -> None:
+    Drill.template = tmp_path_factory.mktemp("template") / "tandem.db"
+    Records(f"sqlite:///{Drill.template}").close()
 
 
 STARTED = ["QUEUED submitted", "STARTING admitted"]
