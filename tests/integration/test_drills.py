@@ -28,8 +28,8 @@ from tandem.training.artifact import METRICS
 from tandem.training.checkpoints.store import checkpoint_folder, incomplete
 from tandem.training.job import RUN
 
-STEPS = 100
-EVERY = 5
+STEPS = 60
+EVERY = 10
 pytestmark = pytest.mark.skipif(bool(missing()), reason=str(missing()))
 
 
@@ -61,7 +61,7 @@ def tandem(tmp_path_factory: pytest.TempPathFactory, database: Postgres) -> Iter
         "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
         "precision": "fp32",
         "workers": 2,
-        "schedule": {**schedule, "max_length": 64},
+        "schedule": {**schedule, "max_length": 256},
         "checkpoint": {"every_steps": EVERY},
     }
     embedder = write_embedder(folder / "embedder")
@@ -77,6 +77,12 @@ def tandem(tmp_path_factory: pytest.TempPathFactory, database: Postgres) -> Iter
         down(made.storage)
 
 
+@pytest.fixture(scope="module")
+def alone(tandem: Tandem) -> Training:
+    """A fine-tune whose processes nobody touches; it runs while others are drilled."""
+    return Training(tandem, "alone")
+
+
 def kill(*processes: psutil.Process) -> None:
     """As a machine that is switched off."""
     for process in processes:
@@ -86,6 +92,13 @@ def kill(*processes: psutil.Process) -> None:
 
 def server_of(tandem: Tandem) -> list[psutil.Process]:
     return marked(Marks.of(tandem.storage).server)
+
+
+def api(tandem: Tandem, method: str, path: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {tandem.cluster.api_key()}"}
+    return httpx.request(
+        method, f"{tandem.cluster.server_url}/api/v1{path}", headers=headers, timeout=30, trust_env=False
+    )
 
 
 def ends_once(tandem: Tandem, job_id: str, state: str = "SUCCEEDED") -> dict[str, Any]:
@@ -131,7 +144,10 @@ def worker_of(tandem: Tandem, training: Training) -> psutil.Process:
     return found[-1]
 
 
-def test_what_was_on_its_way_to_ray_when_the_server_died_runs_once_or_not_at_all(tandem: Tandem) -> None:
+def test_what_was_on_its_way_to_ray_when_the_server_died_runs_once_or_not_at_all(
+    tandem: Tandem, alone: Training
+) -> None:
+    until(lambda: tandem.driver(alone.id))
     with held_requests(tandem.cluster.dashboard_url) as proxy:
         settings = ServerSettings.load(tandem.storage / "server.json")
         far = replace(settings, cluster=replace(settings.cluster, dashboard_url=proxy.url))
@@ -159,7 +175,7 @@ def test_what_was_on_its_way_to_ray_when_the_server_died_runs_once_or_not_at_all
         proxy.holding.set()
         stopped_id = tandem("submit", "stopped.yaml").strip()
         assert proxy.held.wait(60)
-        tandem("stop", stopped_id)
+        assert api(tandem, "POST", f"/jobs/{stopped_id}/stop").json()["state"] == "STARTING"
         restart()
         ends_once(tandem, stopped_id, "STOPPED")
         proxy.let_go.set()
@@ -185,16 +201,15 @@ def test_what_was_on_its_way_to_ray_when_the_server_died_runs_once_or_not_at_all
 
 
 def test_a_fine_tune_outlives_a_worker_its_driver_the_server_the_head_and_the_database(
-    tandem: Tandem, database: Postgres
+    tandem: Tandem, database: Postgres, alone: Training
 ) -> None:
-    alone = Training(tandem, "alone")
     ends_once(tandem, alone.id)
     disturbed = Training(tandem, "disturbed")
 
     disturbed.done(10, starts=1)
     kill(worker_of(tandem, disturbed))
 
-    disturbed.done(30, starts=2)
+    disturbed.done(20, starts=2)
     driver = tandem.driver(disturbed.id)
     assert driver is not None
     kill(driver)
@@ -203,19 +218,14 @@ def test_a_fine_tune_outlives_a_worker_its_driver_the_server_the_head_and_the_da
     tandem("ps", status=3)
     assert tandem.json("up", "cluster.yaml")["started"] == ["server"]
 
-    disturbed.done(50, starts=3)
+    disturbed.done(30, starts=3)
     kill(*marked(Marks.of(tandem.storage).ray))
     assert tandem.json("show", disturbed.id)["state"] == "RUNNING"
     assert tandem.json("up", "cluster.yaml")["started"] == ["ray"]
 
-    disturbed.done(70, starts=4)
+    disturbed.done(40, starts=4)
     database.stop(signal.SIGKILL)
-    told = httpx.get(
-        f"{tandem.cluster.server_url}/api/v1/jobs",
-        headers={"Authorization": f"Bearer {tandem.cluster.api_key()}"},
-        timeout=30,
-        trust_env=False,
-    )
+    told = api(tandem, "GET", "/jobs")
     assert (told.status_code, told.json()["error"]["type"]) == (503, "DatabaseError")
     assert int(told.headers["retry-after"]) > 0
     tandem("ps", status=3)

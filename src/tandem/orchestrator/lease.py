@@ -82,8 +82,9 @@ class Lease:
         self._clock = clock
         self._steady = steady
         self._renewed_at = -math.inf
-        self._held = False
+        self._held: bool | None = None
         self._offset: float | None = None
+        self._moved = 0.0  # of which `keep` has told nobody yet
         self._seen: Seen | None = None
         self.epoch: int | None = None
         """Of the lease that we hold; None where we hold none."""
@@ -100,10 +101,16 @@ class Lease:
         Raises:
             DatabaseError: It can't be used now; whoever holds the lease isn't known.
         """
+        if not self._keep():
+            return None
+        moved, self._moved = self._moved, 0.0
+        return moved
+
+    def _keep(self) -> bool:
         began = self._steady()
         set_by = self._offset_now() - self._offset if self._offset is not None else 0.0
         if self.epoch is not None and began - self._renewed_at < RENEW_EVERY_S and abs(set_by) < JUMP_S:
-            return 0.0
+            return True
         self._renewed_at = -math.inf  # whatever becomes of it, it isn't taken for renewed
         try:
             with self._database.write() as session:
@@ -115,10 +122,11 @@ class Lease:
             self.epoch = None
         else:
             self.epoch, self._offset, self._renewed_at = renewed.epoch, renewed.offset, began
+            self._moved += renewed.moved
         if self._held != (renewed is not None):
-            logger.warning("this server acts from now on" if renewed else "another server acts: this one stands by")
+            logger.info("this server acts" if renewed else "another server acts: this one stands by")
         self._held = renewed is not None
-        return None if renewed is None else renewed.moved
+        return self._held
 
     def check(self) -> None:
         """Before a call that can't be undone.
@@ -129,7 +137,7 @@ class Lease:
         """
         before = self.epoch
         # What was decided under a lease that was lost and won again may be wrong by now.
-        if self.keep() is None or self.epoch != before:
+        if not self._keep() or self.epoch != before:
             raise LeaseLostError("another server acts on these job records")
 
     def release(self) -> None:

@@ -65,8 +65,9 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m tandem.server SERVER_JSON", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Two lines a second about polling would bury the rest.
+    # Two lines a second about polling would bury the rest, and so would each part of Alembic.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     settings = ServerSettings.load(Path(arguments[0]))
     cluster = settings.cluster
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -58,9 +59,11 @@ class ClusterSpec(Spec):
     queue: ClusterQueueSpec = ClusterQueueSpec()
 
     @model_validator(mode="after")
-    def _address_is_local_or_a_url(self) -> ClusterSpec:
+    def _goes_together(self) -> ClusterSpec:
         if self.address != "local" and not self.address.startswith(("http://", "https://")):
             raise ValueError(f"address: 'local' or the URL of a Ray dashboard, not {self.address!r}")
+        if self.database and urlsplit(self.database).password:
+            raise ValueError("database: no password in a file; the server takes it from ~/.pgpass or PGPASSWORD")
         if self.address == "local" and self.grows_to:
             raise ValueError("grows_to: a local cluster has this machine alone, and doesn't grow")
         return self

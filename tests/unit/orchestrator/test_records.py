@@ -165,3 +165,28 @@ def test_text_that_a_database_cannot_hold_ends_no_job_and_finds_none(url: str) -
             records.get(name)
     with pytest.raises(InputError, match="can't hold"):
         records.find(limit=2**70)
+
+
+def test_of_several_servers_that_change_a_job_at_once_one_does(url: str) -> None:
+    servers = [Records(url) for _ in range(4)]
+    job, _ = servers[0].submit("index", "docs", {})
+    refused: list[ValueError] = []
+    ready = threading.Barrier(len(servers))
+
+    def start(records: Records) -> None:
+        ready.wait()
+        try:
+            records.begin_attempt(job.id)
+        except ValueError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start, args=(records,)) for records in servers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ["STARTING can't become STARTING" in str(error) for error in refused] == [True] * 3
+    assert [event["state"] for event in servers[0].events(job.id)] == ["QUEUED", "STARTING"]
+    assert len(servers[0].attempts(job.id)) == 1
+    for records in servers:
+        records.close()
