@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
 PIP_ARGS ?=
 
-.PHONY: venv demo test test-gpu check browser bench clean
+.PHONY: venv demo test test-gpu check browser postgres bench clean
 
 venv: $(VENV)/.ready
 
@@ -37,7 +37,7 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check browser
+test: check browser postgres
 	$(BIN)/pytest
 
 # On a machine with an NVIDIA GPU and a build of torch for it: the parts that need one.
@@ -50,6 +50,13 @@ browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
 	  || echo "no Chromium: the tests that need it are skipped (install the package chromium)" >&2
+
+# The job records are tested on Postgres too: the tests start one of their own, so the package's isn't started.
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	    && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; } \
+	  || echo "no Postgres: the tests that need it are skipped (install the package postgresql)" >&2
 
 bench: venv
 	$(BIN)/python -m benchmarks

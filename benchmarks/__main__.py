@@ -17,6 +17,7 @@ from benchmarks import (
     overhead,
     queue,
     retrieval,
+    submission,
     training,
 )
 from benchmarks.report import Result, show, write
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "training": training.run,
     "launcher": launcher.run,
     "queue": queue.run,
+    "submission": submission.run,
 }
 ON_GPU = {"launcher-gpu": launcher_gpu.run}
 

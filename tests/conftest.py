@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stand_ins.postgres import Postgres, missing, postgres
 
 # One thread a process: tests run beside Ray's own processes on few cores.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Nothing here asks a hub for anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def a_postgres() -> Iterator[Postgres]:
+    """A real one, for the tests of a run that need a database each."""
+    if why := missing():
+        pytest.skip(why)
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with nothing in it, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tandem.db'}"
+    running: Postgres = request.getfixturevalue("a_postgres")
+    return running.database()

@@ -7,14 +7,18 @@
     │   ├── DataError              a document, a row, a data set
     │   ├── DivergedError          a training whose loss is no number, or grows and grows
     │   ├── ModelError             a model, adapter or artifact that isn't what it should be
-    │   └── NotFoundError          a job, collection or artifact by a name that doesn't exist
+    │   ├── NotFoundError          a job, collection or artifact by a name that doesn't exist
+    │   └── ConflictError          what was asked doesn't fit how things stand: a job that has ended can't be stopped
     ├── JobFailedError          1  a job that ended in FAILED or STOPPED
     ├── OutOfMemoryError        1  a worker needed more memory than there is
+    ├── DiskFullError           1  there is no room to write what a job has made
     ├── WorkerLostError         1  a worker went away, or the machine under it
     ├── PreemptedError          1  a job stepped aside for one of higher priority, and goes on later
     ├── StoreError              1  the vector store refused or lost an operation
     └── UnreachableError        3  the cluster, server or endpoint can't be reached
-        └── AuthError           3  it was reached, and refused our token
+        ├── DatabaseError       3  the database of the job records is away, locked or full
+        └── AuthError           3  it was reached, and refused our key or token
+            └── ForbiddenError  3  it knows our key, whose role doesn't allow this
 
 An error says what is wrong, where, and what to do. The number is the exit status of the command line.
 """
@@ -96,12 +100,20 @@ class NotFoundError(InputError):
     """No job, collection or artifact has this name."""
 
 
+class ConflictError(InputError):
+    """What was asked doesn't fit how things stand."""
+
+
 class JobFailedError(TandemError):
     """A job ended in FAILED or STOPPED."""
 
 
 class OutOfMemoryError(TandemError):
     """A worker needed more memory than there is."""
+
+
+class DiskFullError(TandemError):
+    """There is no room to write what a job has made; it goes on when there is."""
 
 
 class WorkerLostError(TandemError):
@@ -122,5 +134,13 @@ class UnreachableError(TandemError):
     exit_status = 3
 
 
+class DatabaseError(UnreachableError):
+    """The database of the job records is away, locked or full; what waits goes on when it is back."""
+
+
 class AuthError(UnreachableError):
-    """It was reached, and refused our token."""
+    """It was reached, and refused our key or token."""
+
+
+class ForbiddenError(AuthError):
+    """It knows our key, whose role doesn't allow this."""

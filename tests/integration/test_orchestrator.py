@@ -3,65 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import pytest
-from tiny_models import write_embedder
+from stand_ins.tandem import Tandem, until
+from tiny_models import write_embedder, write_llama
 
-from tandem.config.cluster import STORAGE_VARIABLE, Cluster
+from tandem.config.cluster import Cluster
 from tandem.orchestrator.local import Marks, down
-from tandem.orchestrator.processes import marked
-
-DEADLINE_S = 120.0
-T = TypeVar("T")
-
-
-class Tandem:
-    """The command in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.storage = folder / "storage"
-        # RAY_* of the session's other cluster must not lead this one astray.
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        self.environment = kept | {STORAGE_VARIABLE: str(self.storage)}
-        self.command = [sys.executable, "-m", "tandem.cli.main"]
-
-    def __call__(self, *arguments: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [*self.command, *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"))
-
-    def processes(self) -> list[psutil.Process]:
-        marks = Marks.of(self.storage)
-        return marked(marks.ray) + marked(marks.server)
-
-
-def until(look: Callable[[], T]) -> T:
-    """What a look finds as soon as it finds something."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it didn't come about in time"
-        time.sleep(0.1)
-    return found
+from tandem.orchestrator.ray_jobs import HttpRayJobs
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +70,7 @@ def test_a_job_outlives_the_command_that_follows_it(tandem: Tandem) -> None:
 def test_a_killed_driver_is_tried_again_and_a_killed_server_knows_of_it(tandem: Tandem) -> None:
     job_id = tandem("submit", "second.yaml").strip()
 
-    def driver() -> psutil.Process | None:
-        lines = [(process, " ".join(process.cmdline())) for process in tandem.processes()]
-        return next(
-            (process for process, line in lines if f"tandem.runner {tandem.storage}/jobs/{job_id}" in line), None
-        )
-
-    until(driver).send_signal(signal.SIGKILL)
+    until(lambda: tandem.driver(job_id)).send_signal(signal.SIGKILL)
     until(lambda: tandem.json("show", job_id)["attempts"][0]["reason"])
     server = psutil.Process(Cluster.load(tandem.storage).pids["server"])
     server.kill()
@@ -134,6 +83,85 @@ def test_a_killed_driver_is_tried_again_and_a_killed_server_knows_of_it(tandem: 
     assert [attempt["reason"] for attempt in job["attempts"]] == ["driver_died", "done"]
     states = [event["state"] for event in job["events"] if event["state"] != "RUNNING"]
     assert states == ["QUEUED", "STARTING", "RETRYING", "STARTING", "SUCCEEDED"]
+
+
+def test_a_job_brings_its_folder_and_its_variables_along(tandem: Tandem) -> None:
+    folder = tandem.folder / "brought"
+    (folder / "docs").mkdir(parents=True)
+    (folder / "docs" / "a.md").write_text("# A\n\nThe port is 42.\n")
+    (folder / "left-out.bin").write_text("x" * 1000)
+    (folder / ".rayignore").write_text("*.bin\n")
+    embedder = json.loads((tandem.folder / "first.yaml").read_text())["embedder"]
+    spec = {"kind": "index", "name": "brought", "sources": ["brought/docs"], "embedder": embedder}
+    (tandem.folder / "brought.yaml").write_text(json.dumps(spec))
+    tandem.environment["A_SECRET_TOKEN"] = "only-for-the-job"
+    words = ("--working-dir", "brought", "--env", "PLAIN=yes", "--env", "A_SECRET_TOKEN")
+    job_id = tandem("submit", "brought.yaml", *words).strip()
+
+    found = until(lambda: tandem.driver(job_id)).environ()
+    assert (found["PLAIN"], found["A_SECRET_TOKEN"]) == ("yes", "only-for-the-job")
+    tandem("wait", job_id, "--timeout", "200")
+    job = tandem.json("show", job_id)
+    assert (job["state"], job["spec"]["sources"][0]["uri"]) == ("SUCCEEDED", "docs")
+    (attempt,) = job["attempts"]
+    # It ran in a copy of the folder, without what is left out.
+    ran_in = Path(attempt["environment"]["dir"])
+    assert sorted(path.name for path in ran_in.iterdir()) == [".rayignore", "docs"]
+    assert attempt["environment"]["ray"]
+    assert "only-for-the-job" not in json.dumps(job)
+    assert not list((tandem.storage / "secrets").iterdir())
+    # The dashboard's table says whose job it is.
+    cluster = Cluster.load(tandem.storage)
+    details = HttpRayJobs(cluster).call("GET", f"/api/jobs/{attempt['submission_id']}").json()
+    assert {"name": "brought", "kind": "index", "project": "default", "user": job["user"]}.items() <= details[
+        "metadata"
+    ].items()
+
+
+def test_doctor_finds_all_well(tandem: Tandem) -> None:
+    checks = {check["name"]: check for check in tandem.json("doctor")}
+    looked = ("server", "tandem versions", "ray versions", "python versions", "database", "storage", "ray", "ports")
+    assert {name: checks[name]["result"] for name in looked} == dict.fromkeys(looked, "ok")
+
+
+def test_a_pipeline_goes_on_when_the_server_is_killed_in_the_middle(tandem: Tandem) -> None:
+    write_llama(tandem.folder / "model", heads=1)
+    rows = [{"question": f"What is the port of part {n}?", "answers": [f"{8000 + n}"]} for n in range(3)]
+    (tandem.folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    compare = {
+        "kind": "compare", "name": "which", "model": "model", "eval": "qa.jsonl", "collection": "${left.collection}",
+        "max_tokens": 4, "bootstrap": 100, "engine": {"name": "transformers"},
+    }  # fmt: skip
+    steps = {
+        "done": {"file": "first.yaml"},
+        "left": {"file": "first.yaml", "spec": {"name": "left"}},
+        "right": {"file": "first.yaml", "spec": {"name": "right"}},
+        "which": {"needs": ["done", "right"], "spec": compare},
+    }
+    (tandem.folder / "pipeline.yaml").write_text(json.dumps({"kind": "pipeline", "name": "all", "steps": steps}))
+    pipeline_id = tandem("submit", "pipeline.yaml").strip()
+
+    def shown() -> dict[str, Any]:
+        return {step["step"]: step for step in tandem.json("show", pipeline_id)["steps"]}
+
+    until(lambda: {"left", "right"} <= {name for name, step in shown().items() if step["state"] == "RUNNING"})
+    server = psutil.Process(Cluster.load(tandem.storage).pids["server"])
+    server.kill()
+    until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    tandem("up", "cluster.yaml")
+    tandem("wait", pipeline_id, "--timeout", "200")
+    made = shown()
+    assert {step["state"] for step in made.values()} == {"SUCCEEDED"}
+    assert [name for name, step in made.items() if step["reused"]] == ["done"]
+    assert len([job for job in tandem.json("ps", "--pipeline", pipeline_id) if job["name"] != "all"]) == 4
+    which = tandem.json("show", made["which"]["job"])
+    assert which["spec"]["collection"] == "left"
+    assert which["created_at"] >= max(made[name]["ended_at"] for name in ("left", "right"))
+    assert set(tandem.json("report", pipeline_id)["arms"]) == {"base", "rag"}
+    assert "left | [done]" in tandem("logs", pipeline_id)
+    again = tandem("submit", "pipeline.yaml", "--again").strip()
+    tandem("wait", again, "--timeout", "20")
+    assert {step["reused"] for step in tandem.json("show", again)["steps"]} == {True}
 
 
 def test_down_leaves_nothing_behind_and_the_records_stay(tandem: Tandem) -> None:

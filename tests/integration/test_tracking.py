@@ -15,7 +15,9 @@ DEADLINE_S = 120
 
 
 def begin(storage: Path, name: str) -> None:
-    open_run(JobContext(name, name, storage, storage, make_cluster(storage)), "together")
+    folder = storage / name
+    folder.mkdir()
+    open_run(JobContext(name, name, folder, storage, make_cluster(storage)), "together")
 
 
 def test_jobs_that_begin_together_all_have_their_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,17 @@ class Shell:
 
     world: World
     serve: FakeServe
+    # What the cluster does while somebody follows a job: the server calls it between two looks at it.
+    meanwhile: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
+        async def pause(_: float) -> None:
+            assert self.meanwhile is not None, "a job is followed for which nothing happens"
+            self.meanwhile()
+
         cluster = self.world.cluster
         deployer = Deployer(cluster, HttpRayJobs(cluster, transport=httpx.MockTransport(self.serve)))
-        server = create_app(self.world.records, self.world.orchestrator, deployer, api_key="secret-key")
+        server = create_app(self.world.records, self.world.orchestrator, deployer, self.world.keys(), pause=pause)
         calls = TestClient(server)
 
         def carry(request: httpx.Request) -> httpx.Response:

@@ -13,7 +13,9 @@ from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.fake_ray import FakeRayJobs
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys
 from tandem.orchestrator.scheduler import Rules
+from tandem.orchestrator.states import State
 from tandem.specs import IndexSpec
 
 
@@ -39,6 +41,22 @@ class World:
         self.records.close()
         self.records = Records(self.cluster.database_url, clock=lambda: self.now)
         self.__post_init__()
+
+    def turn(self) -> None:
+        """What happens in a second: the loop turns, and each job comes a step further: started, running, done."""
+        self.now += 1.0
+        for job in self.records.find(states=[State.STARTING, State.RUNNING]):
+            if job.kind == "pipeline":
+                continue  # what it does its steps' jobs do
+            if job.state is State.STARTING:
+                self.ray.set(job.submission_id, "RUNNING", printed=f"{job.name} works\n")
+            else:
+                self.write(job, "result.json", {})
+                self.ray.set(job.submission_id, "SUCCEEDED", printed=f"{job.name} is done\n")
+        self.orchestrator.step()
+
+    def keys(self) -> ServerKeys:
+        return ServerKeys(self.cluster.storage / SERVER_KEYS, "secret-key", "ada")
 
     def submit(self, name: str = "docs", **fields: Any) -> Job:
         spec = index_spec(name, **fields)

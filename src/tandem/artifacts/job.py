@@ -16,7 +16,20 @@ PRINT_EVERY_S = 1.0
 WORKERS_PHASE = "workers"
 # Files in a job's folder.
 WORKERS_LOST = "workers-lost"  # there are none, as in that phase, whatever it said last: others have yet to start
+MLFLOW_RUN = "mlflow-run.json"  # which run in MLflow is its own
 STEP_ASIDE = "step-aside"  # it shall save what it has and end, and will go on later
+ATTEMPT = "attempt"  # the number of the attempt that may work on the job; without the file none may
+# Tells a driver the number of its attempt.
+ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
+# Exit statuses of a driver: it couldn't even write why it ended; its attempt may not work, or has a driver already.
+DISK_FULL = 74
+NOT_WANTED = 75
+
+
+def driver_file(attempt: int | str) -> str:
+    """What the first driver of an attempt leaves in the job's folder before it does anything."""
+    return f"attempt-{attempt}.driver"
+
 
 _last_line: dict[Path, tuple[str, float]] = {}
 

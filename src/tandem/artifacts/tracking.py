@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import JobContext
+from tandem.artifacts.job import MLFLOW_RUN, JobContext
 from tandem.config.cluster import without_password
+from tandem.config.files import write_whole
 
 _SQLITE = "sqlite:///"
 
@@ -40,7 +42,9 @@ def open_run(context: JobContext, experiment: str, tags: Mapping[str, str] | Non
             root = (context.storage / "mlflow-artifacts").absolute().as_uri() if uri.startswith(_SQLITE) else None
             experiment_id = client.create_experiment(experiment, artifact_location=root)
     tags = {"tandem.job": context.id, "mlflow.runName": context.id, **(tags or {})}
-    return client, str(client.create_run(experiment_id, tags=tags).info.run_id)
+    run_id = str(client.create_run(experiment_id, tags=tags).info.run_id)
+    write_whole(context.dir / MLFLOW_RUN, json.dumps({"run_id": run_id, "experiment_id": str(experiment_id)}))
+    return client, run_id
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``tandem compare``: its steps one behind the other, each a job that is not run twice."""
+"""``tandem compare``: a comparison, or the pipeline that leads from documents and questions to one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     Returns:
         The report, and the folder of the report's files.
     """
-    from tandem.artifacts.manifest import read_manifest
     from tandem.config.machine import cores
     from tandem.data.rows import read_qa
     from tandem.orchestrator.compare_flow import plan_compare
@@ -70,20 +69,15 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     chosen: dict[str, Any] = {name: absolute_uri(uri, Path.cwd()) for name in names if (uri := getattr(options, name))}
     options = replace(options, **chosen)
     plan = plan_compare(docs, _documents(docs), rows, options, storage=storage, cpus=cores())
-    faults = missing_inputs(plan.index.canonical(), where="--docs")
+    faults = missing_inputs(plan.pipeline.steps["docs"].spec.canonical(), where="--docs")
     faults += missing_inputs(plan.serve_config(plan.adapter)["applications"][0]["args"], where="tandem compare")
     if faults:
         raise InvalidSpecError(faults)
     _write_rows(plan.train_path, plan.train)
     _write_rows(plan.eval_path, plan.eval)
     note(f"{len(plan.train)} questions to train on, {len(plan.eval)} held out; {plan.eval_path.parent}")
-    submit_and_follow(client, plan.index.canonical(), "indexing")
-    adapter = plan.adapter
-    if plan.finetune is not None:
-        result = submit_and_follow(client, plan.finetune.canonical(), "training")
-        manifest = read_manifest(Path(result["artifact"]))
-        adapter = f"artifact:{manifest.name}@{manifest.id}"
-    result = submit_and_follow(client, plan.compare(adapter).canonical(), "comparing")
+    result = submit_and_follow(client, plan.pipeline.canonical(), "comparing")
+    adapter = f"artifact:{plan.name}-raft@{result['steps']['raft']['job']}" if options.train else plan.adapter
     if options.deploy:
         from tandem.cli.serving import DEPLOY_TIMEOUT_S, deploy_and_wait
 
@@ -103,7 +97,10 @@ def _write_rows(path: Path, rows: Sequence[QaRow]) -> None:
     from tandem.orchestrator.compare_flow import row_line
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(row_line(row) for row in rows)
+    if path.exists() and path.read_text() == text:
+        return  # a newer file would be a reason to train again
     try:
-        write_whole(path, "".join(row_line(row) for row in rows))
+        write_whole(path, text)
     except OSError as error:
         raise DataError(f"can't be written: {error.strerror}", where=str(path)) from None

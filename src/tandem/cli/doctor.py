@@ -7,41 +7,18 @@ import os
 import platform
 import shutil
 import stat
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from urllib.parse import urlsplit
 
+from tandem.cli.origin import here
 from tandem.config.cluster import Cluster, storage_path
 from tandem.errors import AuthError, TandemError, UnreachableError
+from tandem.orchestrator.checks import GIB, Check, compare_versions, disk
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "peft", "qdrant-edge-py", "mlflow", "fastapi", "sqlalchemy")
-DISK_GIB = 10.0
 SHM_GIB = 1.0
-GIB = 2**30
-
-Result = Literal["ok", "warn", "bad"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One look.
-
-    Attributes:
-        name: What was looked at.
-        result: ok; warn, which works with less; bad, which doesn't work.
-        found: What is there.
-        remedy: What to do, unless ok.
-    """
-
-    name: str
-    result: Result
-    found: str
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """As JSON types."""
-        return asdict(self)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def examine() -> list[Check]:
@@ -52,7 +29,7 @@ def examine() -> list[Check]:
         *(_package(name) for name in PACKAGES),
         _vllm(),
         _compiler(),
-        _disk(storage),
+        disk(storage),
         _shared_memory(),
         *_cluster(storage),
     ]
@@ -90,13 +67,6 @@ def _compiler() -> Check:
     return Check("compiler", "bad", "none", "DeepSpeed compiles a part of itself: install g++")
 
 
-def _disk(storage: Path) -> Check:
-    folder = next(path for path in (storage, *storage.parents) if path.exists())
-    free = shutil.disk_usage(folder).free / GIB
-    found = f"{free:.0f} GiB free at {folder}"
-    return Check("disk", "ok", found) if free >= DISK_GIB else Check("disk", "warn", found, f"free {DISK_GIB:.0f} GiB")
-
-
 def _shared_memory() -> Check:
     path = Path("/dev/shm")
     if not path.is_dir():
@@ -108,9 +78,7 @@ def _shared_memory() -> Check:
 
 
 def _cluster(storage: Path) -> list[Check]:
-    from tandem.cli.client import Client
     from tandem.orchestrator.processes import port_in_use
-    from tandem.orchestrator.ray_jobs import HttpRayJobs
     from tandem.specs import ClusterSpec
 
     try:
@@ -128,19 +96,49 @@ def _cluster(storage: Path) -> list[Check]:
                 remedy if taken else "",
             ),
         ]
-    checks = [_private(path) for path in (cluster.api_key_file, cluster.ray_token_file) if path is not None]
+    return [*_tokens(cluster), *_server(cluster), _ports_of(cluster)]
+
+
+def _tokens(cluster: Cluster) -> list[Check]:
+    return [_private(path) for path in (cluster.api_key_file, cluster.ray_token_file) if path is not None]
+
+
+def _server(cluster: Cluster) -> list[Check]:
+    """What the server says, and whether its versions and ours go together; what it can't say is looked at from here."""
+    from tandem.cli.client import Client
+    from tandem.orchestrator.ray_jobs import HttpRayJobs
+
     try:
-        jobs = Client(cluster).status()["jobs"]
-        checks.append(Check("server", "ok", f"{cluster.server_url}, {sum(jobs.values())} jobs"))
+        told = Client(cluster).checks()
     except TandemError as error:
-        checks.append(Check("server", "bad", error.what, error.remedy or ""))
-    try:
-        cpus = HttpRayJobs(cluster).cpus()
-        found = f"{cluster.dashboard_url}, {cpus:g} CPUs" if cpus else f"{cluster.dashboard_url} doesn't answer"
-        checks.append(Check("ray", "ok" if cpus else "bad", found, "" if cpus else "`tandem up` starts what isn't up"))
-    except AuthError as error:
-        checks.append(Check("ray", "bad", error.what, error.remedy or ""))
-    return checks
+        found = [Check("server", "bad", error.what, error.remedy or "")]
+        try:
+            answers = HttpRayJobs(cluster).machines() is not None
+            said = f"{cluster.dashboard_url}{'' if answers else ' does not answer'}"
+            remedy = "" if answers else "`tandem up` starts what isn't up"
+            found.append(Check("ray", "ok" if answers else "bad", said, remedy))
+        except AuthError as refusal:
+            found.append(Check("ray", "bad", refusal.what, refusal.remedy or ""))
+        return found
+    versions = compare_versions(here(), told["server"], told["cluster"])
+    # The disk is the same one as ours where the storage folder is.
+    seen = [Check(**check) for check in told["checks"] if check["name"] != "disk"]
+    return [Check("server", "ok", cluster.server_url), *versions, *seen]
+
+
+def _ports_of(cluster: Cluster) -> Check:
+    """Whether what should listen does."""
+    from tandem.orchestrator.processes import port_in_use
+
+    urls = {"server": cluster.server_url, "dashboard": cluster.dashboard_url}
+    silent = []
+    for name, url in urls.items():
+        parts = urlsplit(url)
+        if parts.hostname in LOOPBACK and not port_in_use(parts.port or 80, parts.hostname or ""):
+            silent.append(f"{parts.port} ({name})")
+    if silent:
+        return Check("ports", "bad", f"nobody listens at {', '.join(silent)}", "`tandem up` starts what isn't up")
+    return Check("ports", "ok", ", ".join(f"{urlsplit(url).port} ({name})" for name, url in urls.items()))
 
 
 def _private(path: Path) -> Check:

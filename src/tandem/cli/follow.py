@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tandem.cli.output import is_terminal, note, print_table
+from tandem.cli.pipeline import follow_pipeline
 from tandem.errors import JobFailedError, NotFoundError, TandemError
-from tandem.orchestrator.states import FINAL
 
 if TYPE_CHECKING:
     from tandem.cli.client import Client
@@ -31,7 +31,7 @@ def submit_and_follow(
         spec: A canonical job spec.
         title: What a person reads beside the bar.
         again: Run it anew although there is one of the same name and spec.
-        pause: Waits between looks; seconds.
+        pause: Waits between looks at a pipeline; seconds.
 
     Returns:
         The job's result.
@@ -39,11 +39,13 @@ def submit_and_follow(
     Raises:
         JobFailedError: It ended in FAILED or STOPPED.
     """
-    job = client.submit(spec, again=again)
+    from tandem.cli.submission import submit_job
+
+    job = submit_job(client, spec, again=again)
     if not job["created"] and job["state"] in ("FAILED", "STOPPED"):
         # Whoever runs a whole story again wants its failed step tried again.
         note(f"{title}: {job['id']} had ended in {job['state']}; it is submitted again")
-        job = client.submit(spec, again=True)
+        job = submit_job(client, spec, again=True)
     elif not job["created"] and job["state"] == "SUCCEEDED":
         note(f"{title}: already done as {job['id']}")
         return client.result(job["id"])
@@ -51,7 +53,7 @@ def submit_and_follow(
 
 
 def follow(client: Client, job_id: str, title: str | None = None, *, pause: Pause = time.sleep) -> dict[str, Any]:
-    """Watch a job to its end.
+    """Watch a job to its end; a pipeline by looking at its steps again and again.
 
     Returns:
         Its result.
@@ -61,7 +63,10 @@ def follow(client: Client, job_id: str, title: str | None = None, *, pause: Paus
         KeyboardInterrupt: The watcher left; the job goes on.
     """
     with leaving(job_id):
-        job = _bars(client, job_id, title or job_id, pause) if is_terminal() else _lines(client, job_id, title, pause)
+        if client.job(job_id)["kind"] == "pipeline":
+            job = follow_pipeline(client, job_id, pause=pause)
+        else:
+            job = (_bars if is_terminal() else _lines)(client, job_id, title)
     if job["state"] != "SUCCEEDED":
         raise failure(job)
     return client.result(job_id)
@@ -83,40 +88,31 @@ def failure(job: dict[str, Any]) -> JobFailedError:
     return JobFailedError(f"{job['state']}{why}", where=job["id"], remedy=f"`tandem logs {job['id']}` shows its log")
 
 
-def print_log(
-    client: Client, job_id: str, *, until_end: bool, to: TextIO | None = None, pause: Pause = time.sleep
-) -> dict[str, Any]:
+def print_log(client: Client, job_id: str, *, until_end: bool, to: TextIO | None = None) -> dict[str, Any]:
     """Print a job's log (`to` stdout, if nothing else is said); with `until_end`, as it grows, until the job has ended.
 
     Returns:
         The job as it stands afterwards.
     """
-    offset = 0
-    while True:
-        # Asked before the log is read: what a job printed before it ended isn't missed.
-        job = client.job(job_id)
-        text, position = client.logs(job_id, offset)
-        while position > offset:
-            print(text, end="", file=to, flush=True)
-            offset = position
-            text, position = client.logs(job_id, offset)
-        if not until_end or job["state"] in FINAL:
-            return job
-        pause(POLL_S)
+    for event in client.events(job_id, for_s=None if until_end else 0):
+        if event.kind == "log":
+            print(event.data["text"], end="", file=to, flush=True)
+        if event.kind == "end":
+            return event.data
+    return client.job(job_id)
 
 
-def wait(client: Client, job_id: str, *, timeout_s: float | None = None, pause: Pause = time.sleep) -> dict[str, Any]:
+def wait(client: Client, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
     """Wait for a job's end without printing anything.
 
     Raises:
         TandemError: It hadn't ended in time.
     """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    while (job := client.job(job_id))["state"] not in FINAL:
-        if deadline is not None and time.monotonic() > deadline:
-            raise TandemError(f"still {job['state']} after {timeout_s:g} s", where=job_id, remedy="it goes on")
-        pause(POLL_S)
-    return job
+    for event in client.events(job_id, logs=False, for_s=timeout_s):
+        if event.kind == "end":
+            return event.data
+    job = client.job(job_id)
+    raise TandemError(f"still {job['state']} after {timeout_s:g} s", where=job["id"], remedy="it goes on")
 
 
 def wait_for_app(
@@ -177,6 +173,14 @@ def read_report(result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     Raises:
         NotFoundError: The files are gone, or the job made no report.
     """
+    # Of a pipeline, that of its comparison.
+    made = [step for step in result.get("steps", {}).values() if "report" in step]
+    if len(made) == 1:
+        (result,) = made
+    if len(made) > 1:
+        raise NotFoundError(
+            "this pipeline made several reports", remedy=f"ask for one: {', '.join(step['job'] for step in made)}"
+        )
     if "report" not in result:
         raise NotFoundError("this job made no report", remedy="jobs of kind compare do")
     path = Path(result["report"])
@@ -188,14 +192,14 @@ def read_report(result: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     return report, folder
 
 
-def _lines(client: Client, job_id: str, title: str | None, pause: Pause) -> dict[str, Any]:
+def _lines(client: Client, job_id: str, title: str | None) -> dict[str, Any]:
     if title:
         note(f"{title} ({job_id})")
     # What is followed is on its way to a result, and stdout is the result's.
-    return print_log(client, job_id, until_end=True, to=sys.stderr, pause=pause)
+    return print_log(client, job_id, until_end=True, to=sys.stderr)
 
 
-def _bars(client: Client, job_id: str, title: str, pause: Pause) -> dict[str, Any]:
+def _bars(client: Client, job_id: str, title: str | None) -> dict[str, Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -204,20 +208,20 @@ def _bars(client: Client, job_id: str, title: str, pause: Pause) -> dict[str, An
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
     )
+    job: dict[str, Any] = {}
     with Progress(*columns) as progress:
-        task = progress.add_task(title, total=None, state="")
-        while True:
-            job = client.job(job_id)
-            if job["state"] in FINAL:
+        task = progress.add_task(title or job_id, total=None, state="")
+        for event in client.events(job_id, logs=False):
+            if event.kind == "progress":
+                seen = event.data
+                progress.update(task, total=seen["total"], completed=seen["done"], state=progress_text(seen))
+            elif event.kind == "state":
+                progress.update(task, state=event.data["state"])
+            else:
+                job = event.data
                 done = 1.0 if job["state"] == "SUCCEEDED" else 0.0
                 progress.update(task, total=1.0, completed=done, state=job["state"])
-                return job
-            seen = client.progress(job_id) if job["state"] == "RUNNING" else None
-            if seen is None:
-                progress.update(task, state=job["state"])
-            else:
-                progress.update(task, total=seen["total"], completed=seen["done"], state=progress_text(seen))
-            pause(POLL_S)
+    return job
 
 
 def progress_text(seen: dict[str, Any]) -> str:

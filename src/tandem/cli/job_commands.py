@@ -1,4 +1,4 @@
-"""``tandem submit``, ``ps``, ``show``, ``logs``, ``stop``, ``wait`` and ``report``."""
+"""``tandem submit``, ``logs``, ``stop``, ``wait`` and ``report``."""
 
 from __future__ import annotations
 
@@ -7,40 +7,51 @@ from typing import Annotated, Any
 
 import typer
 
-from tandem.cli.output import is_terminal, note, print_json, print_table
+from tandem.cli.job_views import PS_FIELDS, JobId
+from tandem.cli.output import note, print_json, print_table
 from tandem.cli.spec_commands import Json, Overrides
-
-JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its name for the latest of that name.")]
-PS_FIELDS = ("id", "name", "kind", "state", "reason", "created_at", "ended_at", "waits")
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (submit, ps, show, logs, stop, wait, report):
+    for command in (submit, logs, stop, wait, report):
         app.command()(command)
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="A spec of kind index, finetune or compare.")],
+    file: Annotated[Path, typer.Argument(help="A spec of kind index, finetune, compare or pipeline.")],
     overrides: Overrides = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it to its end.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Run it anew although the same job exists.")] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="A variable for the job; NAME alone takes its value from here, unrecorded."
+        ),
+    ] = None,
+    working_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder that travels with the job.")] = None,
+    pip: Annotated[list[str] | None, typer.Option(metavar="REQ", help="A package that the job needs besides.")] = None,
     json: Json = False,
 ) -> None:
     """Queue a job and print its id. The same name and spec give the same job."""
     from tandem.cli import follow as following
     from tandem.cli.client import Client
     from tandem.cli.spec_commands import load_job
+    from tandem.cli.submission import runtime_overrides, submit_job
 
-    spec = load_job(file, overrides or [])
+    brought = runtime_overrides(env or [], working_dir, pip or [])
+    spec = load_job(file, [*(overrides or []), *brought])
     client = Client.connect()
-    job = client.submit(spec, again=again)
+    job = submit_job(client, spec, again=again)
     if json and not follow:
         print_json(job)
     elif not json:
         print(job["id"], flush=True)
     if not job["created"]:
         note(f"this job exists already and is {job['state']}; --again runs it anew")
+    elif job["same_name"]:
+        others = ", ".join(job["same_name"])
+        note(f"the name {job['name']} stands for this job from now on; unfinished, with another spec: {others}")
     if follow:
         # With --json stdout is for the result alone.
         result = _quiet_follow(client, job["id"]) if json else following.follow(client, job["id"])
@@ -50,60 +61,22 @@ def submit(
             _print_result(result)
 
 
-def ps(
-    state: Annotated[
-        list[str] | None, typer.Option(help="Only jobs in this state; may be given several times.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the latest so many.")] = None,
-    json: Json = False,
-) -> None:
-    """List jobs in the order of their submission, with why they wait."""
-    from tandem.cli.client import Client
-
-    jobs = Client.connect().jobs(state=[word.upper() for word in state or []], name=name, limit=limit)
-    if json:
-        print_json([{field: job[field] for field in PS_FIELDS} for job in jobs])
-        return
-    print_table(PS_FIELDS, [[job[field] for field in PS_FIELDS] for job in jobs])
-
-
-def show(job_id: JobId, json: Json = False) -> None:
-    """Show a job: its state and why, what it waits for, every change, how far it is, where its files lie."""
-    from tandem.cli.client import Client
-    from tandem.cli.follow import progress_text
-
-    client = Client.connect()
-    job = client.job(job_id)
-    progress = client.progress(job["id"])
-    if json:
-        print_json({**job, "progress": progress})
-        return
-    fields = (
-        *("id", "kind", "state", "waits", "reason", "message", "attempt", "project", "priority"),
-        *("created_at", "started_at", "ended_at", "dir"),
-    )
-    rows: list[list[Any]] = [[field, job[field]] for field in fields if job[field] not in (None, "")]
-    if progress:
-        rows.append(["progress", progress_text(progress)])
-    print_table(["", ""], rows)
-    print_table(
-        ["time", "state", "reason", "message"],
-        [[clock(event["at"]), event["state"], event["reason"], event["message"]] for event in job["events"]],
-        title="changes",
-    )
-
-
 def logs(
     job_id: JobId,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="Of a pipeline: this step's alone.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="As it grows, until the job ends.")] = False,
 ) -> None:
     """Print what a job has printed, of all its attempts; also long after its cluster has gone."""
     from tandem.cli.client import Client
     from tandem.cli.follow import print_log
+    from tandem.cli.pipeline import job_of_step, print_step_logs
 
     client = Client.connect()
-    job = print_log(client, client.job(job_id)["id"], until_end=follow)
+    job = client.job(job_id)
+    if job["kind"] == "pipeline" and step is None:
+        job = print_step_logs(client, job["id"], until_end=follow)
+    else:
+        job = print_log(client, job["id"] if step is None else job_of_step(job, step), until_end=follow)
     if follow:
         note(f"{job['id']}: {job['state']} ({job['reason']})" + (f" {job['message']}" if job["message"] else ""))
 
@@ -153,13 +126,6 @@ def report(job_id: JobId, json: Json = False) -> None:
     note(f"report: {folder / 'report.html'}")
 
 
-def clock(seconds: float) -> str:
-    """A time as the clock on this wall shows it."""
-    from datetime import datetime
-
-    return datetime.fromtimestamp(seconds).strftime("%H:%M:%S" if is_terminal() else "%Y-%m-%dT%H:%M:%S")
-
-
 def _quiet_follow(client: Any, job_id: str) -> dict[str, Any]:
     from tandem.cli.follow import failure, leaving
     from tandem.cli.follow import wait as wait_for
@@ -174,4 +140,7 @@ def _quiet_follow(client: Any, job_id: str) -> dict[str, Any]:
 
 
 def _print_result(result: dict[str, Any]) -> None:
+    if "steps" in result:
+        print_table(["step", "job"], [[name, step["job"]] for name, step in result["steps"].items()])
+        return
     print_table(["", ""], [[key, value] for key, value in result.items() if not isinstance(value, dict | list)])

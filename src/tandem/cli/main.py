@@ -88,11 +88,14 @@ def _register() -> None:
         compare_commands,
         index_commands,
         job_commands,
+        job_views,
+        key_commands,
         serve_commands,
         spec_commands,
     )
 
-    for module in (cluster_commands, spec_commands, job_commands, index_commands, serve_commands, compare_commands):
+    modules = (cluster_commands, spec_commands, job_commands, job_views, index_commands, serve_commands)
+    for module in (*modules, compare_commands, key_commands):
         module.register(app)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def is_terminal() -> bool:
@@ -35,15 +38,21 @@ def print_table(
             print("\t".join(row))
         return
     from rich.console import Console
+
+    Console().print(make_table(columns, texts, title=title))
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> Table:
+    """Rows as a table for a terminal."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in texts:
-        table.add_row(*(_styled(escape(cell)) for cell in row))
-    Console().print(table)
+    for row in rows:
+        table.add_row(*(_styled(escape("" if cell is None else str(cell))) for cell in row))
+    return table
 
 
 def _styled(cell: str) -> str:

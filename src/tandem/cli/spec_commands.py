@@ -68,10 +68,15 @@ def plan(
     if json:
         print_json(facts)
         return
-    print_table(["", ""], [[key, _text(value)] for key, value in facts.items() if key != "spec"])
+    shown = [[key, _text(value)] for key, value in facts.items() if key not in ("spec", "steps")]
+    print_table(["", ""], shown)
+    if "steps" in facts:
+        from tandem.cli.pipeline import print_plan
+
+        print_plan(facts["steps"])
 
 
-def schema(kind: Annotated[str, typer.Argument(help="index, finetune, compare, rag or cluster.")]) -> None:
+def schema(kind: Annotated[str, typer.Argument(help="index, finetune, compare, pipeline, rag or cluster.")]) -> None:
     """Print the JSON Schema of a kind of spec."""
     from tandem.errors import SpecError
     from tandem.specs import KINDS
@@ -115,45 +120,82 @@ def load_job(file: Path, overrides: list[str]) -> dict[str, Any]:
 
 def _deepspeed_faults(file: Path, overrides: Sequence[str] = ()) -> list[SpecError]:
     """What the DeepSpeed JSON of a sound finetune spec contradicts; nothing for other files."""
-    from tandem.specs import FinetuneSpec
+    from tandem.specs import FinetuneSpec, PipelineSpec
     from tandem.specs.loading import is_serve_config, load_spec
     from tandem.training.methods.deepspeed import faults_of
 
     spec = None if is_serve_config(file) else load_spec(file, overrides)
-    return faults_of(spec) if isinstance(spec, FinetuneSpec) else []
+    found = [step.spec for step in spec.steps.values()] if isinstance(spec, PipelineSpec) else [spec]
+    return [fault for each in found if isinstance(each, FinetuneSpec) for fault in faults_of(each)]
 
 
 def _spec_plan(spec: Spec) -> dict[str, Any]:
     from tandem.orchestrator.preflight import inputs, missing_inputs
     from tandem.specs import JOB_KINDS
+    from tandem.specs.pipeline import REFERENCE
 
     data = spec.canonical()
+    here = data
+    if data["kind"] in JOB_KINDS:
+        from tandem.cli.submission import gather
+
+        data = gather(data).spec
     facts: dict[str, Any] = {"kind": data["kind"], "name": data["name"]}
     problems: list[str] = []
     if data["kind"] in JOB_KINDS:
-        from tandem.cli.client import Client
-        from tandem.errors import NotFoundError, UnreachableError
         from tandem.orchestrator.identity import job_id
-        from tandem.orchestrator.resources import demand, says
 
         facts["id"] = job_id(data["kind"], data["name"], data)
-        try:
-            facts["state now"] = f"{Client.connect().job(facts['id'])['state']}: submitting it again gives that job"
-        except NotFoundError:
-            facts["state now"] = "new"
-        except UnreachableError as error:
-            facts["state now"] = f"unknown: {error.what}"
-        machines = _machines()
-        needs = demand(data, gpus=bool(machines and any(machine.gpus for machine in machines))).needs
-        facts["cpus"] = needs["CPU"]
-        facts["needs"] = says(needs)
-        facts["makes"] = f"artifact:{data['name']}@{facts['id']}"
-        if data["kind"] == "finetune":
-            facts |= _memory(spec, machines)
-            problems += _length(spec)
-    facts["inputs"] = [value for _, value in inputs(data)]
-    facts["problems"] = [*(str(fault) for fault in missing_inputs(data, where=data["kind"])), *problems]
+        facts["state now"] = _state_now(facts["id"])
+        facts |= _steps(data) if data["kind"] == "pipeline" else _needs(spec, problems)
+    # What another step of a pipeline makes is no input of the pipeline.
+    facts["inputs"] = list(dict.fromkeys(value for _, value in inputs(data) if not REFERENCE.search(value)))
+    facts["problems"] = [*(str(fault) for fault in missing_inputs(here, where=data["kind"])), *problems]
     facts["spec"] = data
+    return facts
+
+
+def _state_now(identifier: str) -> str:
+    from tandem.cli.client import Client
+    from tandem.errors import NotFoundError, UnreachableError
+
+    try:
+        return f"{Client.connect().job(identifier)['state']}: submitting it again gives that job"
+    except NotFoundError:
+        return "new"
+    except UnreachableError as error:
+        return f"unknown: {error.what}"
+
+
+def _steps(data: dict[str, Any]) -> dict[str, Any]:
+    """What would become of each step of a pipeline; where no server answers, what it consists of."""
+    from tandem.cli.client import Client
+    from tandem.errors import UnreachableError
+
+    try:
+        return {"steps": Client.connect().plan(data)}
+    except UnreachableError:
+        return {
+            "steps": [
+                {"step": name, "kind": step["spec"]["kind"], "needs": step["needs"], "does": "unknown", "job": None}
+                for name, step in data["steps"].items()
+            ]
+        }
+
+
+def _needs(spec: Spec, problems: list[str]) -> dict[str, Any]:
+    """What a job needs of the cluster, and what it makes."""
+    from tandem.orchestrator.identity import job_id
+    from tandem.orchestrator.resources import demand, says
+
+    data = spec.canonical()
+    machines = _machines()
+    needs = demand(data, gpus=bool(machines and any(machine.gpus for machine in machines))).needs
+    facts: dict[str, Any] = {"cpus": needs["CPU"], "needs": says(needs)}
+    facts["makes"] = f"artifact:{data['name']}@{job_id(data['kind'], data['name'], data)}"
+    if data["kind"] == "finetune":
+        facts |= _memory(spec, machines)
+        problems += _length(spec)
     return facts
 
 

@@ -1,4 +1,4 @@
-"""From a folder of documents and a file of questions to the specs that find out what works on them: a pure plan."""
+"""From a folder of documents and a file of questions to the pipeline that finds out what works on them: a pure plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tandem.data.rows import QaRow
 from tandem.data.splits import split, split_sha256
 from tandem.errors import DataError, InputError
-from tandem.specs import CompareSpec, FinetuneSpec, IndexSpec, RagSpec
+from tandem.specs import PipelineSpec, RagSpec
 from tandem.specs.loading import SERVE_APP
 
 SMOLLM2 = (
@@ -54,7 +54,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class ComparePlan:
-    """The specs of every step, and the rows that go into the two files which they name.
+    """The pipeline, and the rows that go into the two files which its steps name.
 
     Attributes:
         name: Of the collection and the application.
@@ -62,8 +62,7 @@ class ComparePlan:
         eval: Rows held out, on which the arms are compared.
         train_path: Where `train` belongs.
         eval_path: Where `eval` belongs.
-        index: The first step.
-        finetune: The second, unless there is nothing to train.
+        pipeline: Steps `docs`, `raft` unless there is nothing to train, and `compare`.
         model: URI of the base model.
         adapter: URI of an adapter that exists.
     """
@@ -73,25 +72,9 @@ class ComparePlan:
     eval: tuple[QaRow, ...]
     train_path: Path
     eval_path: Path
-    index: IndexSpec
-    finetune: FinetuneSpec | None
+    pipeline: PipelineSpec
     model: str
     adapter: str | None
-
-    def compare(self, adapter: str | None) -> CompareSpec:
-        """The comparison, once the adapter is known."""
-        arms = ("base", "rag", "raft") if adapter else ("base", "rag")
-        return CompareSpec.model_validate(
-            {
-                "kind": "compare",
-                "name": f"{self.name}-compare",
-                "model": self.model,
-                "raft_adapter": adapter,
-                "arms": arms,
-                "eval": str(self.eval_path),
-                "collection": self.name,
-            }
-        )
 
     def serve_config(self, adapter: str | None) -> dict[str, Any]:
         """The Ray Serve config of the application ``/NAME``, which answers with the adapter where there is one."""
@@ -126,8 +109,8 @@ def plan_compare(
 ) -> ComparePlan:
     """Work out every step.
 
-    A job that was done isn't done again, and a spec names files, not what is in them. So what is in them is part of
-    the specs: as the index's revision, and as the folder of the questions. Changed data makes other jobs.
+    A pipeline that was done isn't done again, and a spec names files, not what is in them. So what is in them is part
+    of the specs: as the index's revision, and as the folder of the questions. Changed data makes another pipeline.
 
     Args:
         docs: The folder of documents, absolute.
@@ -154,43 +137,50 @@ def plan_compare(
     revision = _digest(sorted(documents))
     folder = storage / "compare" / name / _digest([revision, split_sha256(rows)])
     model = options.model or SMOLLM2
-    embedder = {"embedder": {"model": options.embedder}} if options.embedder else {}
-    index = IndexSpec.model_validate(
-        {
+    steps: dict[str, dict[str, Any]] = {
+        "docs": {
             "kind": "index",
             "name": f"{name}-docs",
             "collection": name,
             "sources": [str(docs)],
             "revision": revision,
-            **embedder,
+            **({"embedder": {"model": options.embedder}} if options.embedder else {}),
         }
-    )
-    finetune = None
+    }
     if options.train:
-        workers = 2 if cpus > 1 else 1
-        finetune = FinetuneSpec.model_validate(
-            {
-                "kind": "finetune",
-                "name": f"{name}-raft",
-                "model": model,
-                "data": {"train": str(folder / "train.jsonl")},
-                "retrieval": {"collection": name},
-                "schedule": {
-                    "max_steps": options.max_steps or MAX_STEPS,
-                    "learning_rate": LEARNING_RATE,
-                    "micro_batch_size": 2,
-                },
-                "workers": workers,
-            }
-        )
+        steps["raft"] = {
+            "kind": "finetune",
+            "name": f"{name}-raft",
+            "model": model,
+            "data": {"train": str(folder / "train.jsonl")},
+            "retrieval": {"collection": "${docs.collection}"},
+            "schedule": {
+                "max_steps": options.max_steps or MAX_STEPS,
+                "learning_rate": LEARNING_RATE,
+                "micro_batch_size": 2,
+            },
+            "workers": 2 if cpus > 1 else 1,
+        }
+    adapter = "${raft.artifact}" if options.train else options.adapter
+    steps["compare"] = {
+        "kind": "compare",
+        "name": f"{name}-compare",
+        "model": model,
+        "raft_adapter": adapter,
+        "arms": ["base", "rag", "raft"] if adapter else ["base", "rag"],
+        "eval": str(folder / "eval.jsonl"),
+        "collection": "${docs.collection}",
+    }
+    pipeline = PipelineSpec.model_validate(
+        {"kind": "pipeline", "name": name, "steps": {step: {"spec": spec} for step, spec in steps.items()}}
+    )
     return ComparePlan(
         name=name,
         train=tuple(train),
         eval=tuple(held_out),
         train_path=folder / "train.jsonl",
         eval_path=folder / "eval.jsonl",
-        index=index,
-        finetune=finetune,
+        pipeline=pipeline,
         model=model,
         adapter=options.adapter,
     )

@@ -139,7 +139,7 @@ def _watch(job: Job, seen: Observation, policy: Policy, rules: Rules, now: float
             actions.append(Change(job.id, State.RUNNING, Reason.DRIVER_RUNS))
         return [*actions, *_watch_time(job, seen, rules, now)]
     asked = job.current.end_reason
-    if seen.status == "MISSING" and not job.acknowledged and not seen.has_result and asked is None:
+    if seen.status == "MISSING" and not (job.acknowledged or seen.begun or seen.has_result) and asked is None:
         return [_stopped(job)] if job.stop_requested else [Submit(job.id)]
     state, reason, message = ending(seen)
     if job.stop_requested and state is not State.SUCCEEDED:

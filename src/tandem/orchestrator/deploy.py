@@ -154,7 +154,7 @@ class Deployer:
 
     def __init__(self, cluster: Cluster, ray: HttpRayJobs) -> None:
         self._cluster = cluster
-        self._ray = ray
+        self.ray = ray
         # A PUT says what all of Serve is to be: two that read the same state would undo each other.
         self._changing = threading.Lock()
 
@@ -210,7 +210,7 @@ class Deployer:
         return max(map(adapter_rank, folders))
 
     def _current(self) -> dict[str, Any]:
-        response = self._ray.call("GET", APPLICATIONS, timeout=SERVE_TIMEOUT_S)
+        response = self.ray.call("GET", APPLICATIONS, timeout=SERVE_TIMEOUT_S)
         if not response.is_success:
             raise UnreachableError("Ray Serve doesn't answer", where=self._cluster.dashboard_url)
         data: dict[str, Any] = response.json()
@@ -218,7 +218,7 @@ class Deployer:
 
     def _put(self, config: Mapping[str, Any]) -> None:
         body = {**config, **self._options(config)}
-        response = self._ray.call("PUT", APPLICATIONS, json=body, timeout=SERVE_TIMEOUT_S)
+        response = self.ray.call("PUT", APPLICATIONS, json=body, timeout=SERVE_TIMEOUT_S)
         if response.status_code == 400:
             said = cause_line(response.text)
             raise InputError(f"Ray Serve refuses the config: {said}", remedy="mend the Serve config")

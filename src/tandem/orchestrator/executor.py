@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from tandem.config.cluster import STORAGE_VARIABLE, Cluster
-from tandem.errors import AuthError, TandemError, UnreachableError
+from tandem.artifacts.job import ATTEMPT_VARIABLE
+from tandem.config.cluster import Cluster
+from tandem.errors import AuthError, DatabaseError, TandemError, UnreachableError
 from tandem.orchestrator.actions import (
     Acknowledge,
     Action,
@@ -29,17 +27,22 @@ from tandem.orchestrator.admission import refusal
 from tandem.orchestrator.controller import Policy, decide
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.launch import entrypoint, job_environment, metadata
+from tandem.orchestrator.lease import Lease, LeaseLostError
+from tandem.orchestrator.log_copies import LogCopies
+from tandem.orchestrator.pace import Pace, on_its_way
+from tandem.orchestrator.packages import Packages
+from tandem.orchestrator.pipelines import Pipelines
 from tandem.orchestrator.ray_jobs import RayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.resources import Room, offered
+from tandem.orchestrator.runtime import JobSecrets, runtime_env, runtime_of
 from tandem.orchestrator.scheduler import Rules
-from tandem.orchestrator.states import Observation, Reason, State
+from tandem.orchestrator.states import UNREACHABLE, Observation, Reason, State
 
 logger = logging.getLogger(__name__)
 
-LOG_COPY_EVERY_S = 1.0
-# Ray hands out a job's whole log at every call: a long one is copied less often.
-LOG_BYTES_PER_S = 2_000_000
+SWEEP_AGE_S = 60.0
 
 
 class Orchestrator:
@@ -52,6 +55,7 @@ class Orchestrator:
         policy: What is tried again.
         rules: How the line goes.
         clock: Seconds since the epoch.
+        lease: Held while it acts; None where there is no other server.
     """
 
     def __init__(
@@ -63,23 +67,33 @@ class Orchestrator:
         rules: Rules,
         *,
         clock: Callable[[], float] = time.time,
+        lease: Lease | None = None,
     ) -> None:
         self._records = records
         self._ray = ray
-        self._cluster = cluster
+        self.cluster = cluster
+        self.packages = Packages(cluster.storage / "packages")
+        self.secrets = JobSecrets(cluster.storage / "secrets")
         self._policy = policy
         self._rules = rules
         self._clock = clock
-        self._copied_at: dict[str, float] = {}
+        self._lease = lease
+        self.acts = lease is None  # in the last turn
+        self._logs = LogCopies(ray, clock)
         self.ray_reachable = False
         self._problem = ""
-        self._room: Room | None = None
+        self.room: Room | None = None
         self._looked = False
         self._waits: Mapping[str, str] = {}
+        self._troubles: Mapping[str, str] = {}
+        self.pipelines = Pipelines(records, cluster.storage, self.secrets, clock)
+        self._swept = False
+        self.pace = Pace()
+        self._seen: dict[str, Observation] = {}
 
     def files(self, job_id: str) -> JobFiles:
         """The folder of a job."""
-        return JobFiles(self._cluster.storage / "jobs" / job_id)
+        return JobFiles(self.cluster.storage / "jobs" / job_id)
 
     def waits(self, job_id: str) -> str | None:
         """Why a job didn't work yet when it was last looked at; None if it did, or wasn't looked at."""
@@ -98,7 +112,10 @@ class Orchestrator:
         Raises:
             SpecError: What it asks for, and what there is.
         """
-        room = self._room if self._looked else self._look()
+        if spec["kind"] == "pipeline":
+            judged = [self.judge(step["spec"]) for step in spec["steps"].values()]
+            return all(judged)
+        room = self.room if self._looked else self._look()
         if room is None:
             return False
         refused = refusal(spec, room, self._rules)
@@ -106,31 +123,78 @@ class Orchestrator:
             raise refused
         return refused is None
 
-    def step(self) -> list[Action]:
-        """One turn: look, decide, act.
+    def step(self, *, quick: bool = False) -> list[Action]:
+        """One turn: look, decide, act; nothing where another server acts.
+
+        Args:
+            quick: Look at those jobs alone that are on their way; of the others and of the machines the last look
+                counts. So a job's start is seen at once, and Ray isn't asked about everything ten times a second.
 
         Returns:
             What was decided.
+
+        Raises:
+            DatabaseError: The records can't be used now.
+            LeaseLostError: Another server has taken over meanwhile.
         """
-        jobs = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
-        self._room = room = self._look()
-        self._looked = True
+        if not self._keep_lease():
+            # For those who ask this server.
+            self.room, self._looked, self._waits = self._look(), True, {}
+            return []
+        live = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
+        if not self._swept:
+            # An earlier server may have died between a job's end and this.
+            self.secrets.forget_all_but({job.id for job in live}, before=time.time() - SWEEP_AGE_S)
+            self._swept = True
+        jobs = [job for job in live if job.kind != "pipeline"]
+        quick = quick and self.room is not None
+        if not quick:
+            self.pace.looks()
+            self.room, self._looked = self._look(), True
+        room = self.room
+        troubles: dict[str, str] = {}
         seen: dict[str, Observation] = {}
-        if self.ray_reachable:
-            for job in jobs:
-                if job.state.active:
-                    seen[job.id] = self._observe(job)
-                    self._copy_log(job, final=not seen[job.id].lives)
+        for job in jobs:
+            if not (job.state.active and self.ray_reachable):
+                continue
+            known_as = self._seen.get(job.id) if quick and job.state is State.RUNNING else None
+            seen[job.id] = known_as or self._observe(job, troubles)
+        self._seen = seen
         turn = decide(jobs, seen, room, self._policy, self._rules, self._clock())
-        self._waits = turn.waits
         known = {job.id: job for job in jobs}
         for action in turn.actions:
             try:
                 self._do(action, known[action.job_id])
-            except UnreachableError as error:
-                # The next turn sees for itself what came of it.
-                logger.warning("%s: %s", action.job_id, error)
+            except (DatabaseError, LeaseLostError):
+                # What can't be written down isn't done.
+                raise
+            except (UnreachableError, OSError) as error:
+                # The next turn sees for itself what came of it, and tries again.
+                troubles[action.job_id] = f"{error}: it is tried again"
+        for job_id, trouble in troubles.items():
+            if self._troubles.get(job_id) != trouble:
+                logger.warning("%s: %s", job_id, trouble)
+        self._troubles = troubles
+        # Last: a step that has just ended lets others begin.
+        far = self.pipelines.turn([job for job in live if job.kind == "pipeline"])
+        self._waits = {**turn.waits, **troubles, **far}
+        self.pace.turned(watched=on_its_way(jobs, turn.actions, self._clock()))
         return turn.actions
+
+    def _keep_lease(self) -> bool:
+        """Whether this server acts."""
+        set_by = 0.0 if self._lease is None else self._lease.keep()
+        self.acts = set_by is not None
+        if self._lease is not None:
+            self._records.epoch = self._lease.epoch
+        if set_by and self.room is not None:
+            self.room = replace(self.room, since=self.room.since + set_by)
+        return self.acts
+
+    def _check_lease(self) -> None:
+        """Before what can't be undone: a server that was frozen in the middle of a turn may have been replaced."""
+        if self._lease is not None:
+            self._lease.check()
 
     def _look(self) -> Room | None:
         """What the cluster has; None where Ray doesn't answer."""
@@ -146,25 +210,39 @@ class Orchestrator:
         if found is None:
             return None
         machines = tuple(offered(machine.resources) for machine in found)
-        before = self._room
+        before = self.room
         since = self._clock() if before is None or before.machines != machines else before.since
         return Room(
             machines=machines,
-            grows_to=self._cluster.grows_to,
+            grows_to=self.cluster.grows_to,
             reserved=self._rules.reserved,
             shared={} if self._rules.shared_cpus is None else {"CPU": self._rules.shared_cpus},
             # No machine comes to a local cluster: it is the one that we are on.
-            since=0.0 if self._cluster.local else since,
+            since=0.0 if self.cluster.local else since,
         )
 
-    def _observe(self, job: Job) -> Observation:
+    def _observe(self, job: Job, troubles: dict[str, str]) -> Observation:
+        """What is known of an active job's attempt; `troubles` gets what was wrong with its files."""
         seen = self._ray.observe(job.submission_id)
         files = self.files(job.id)
-        if seen.lives:
-            return replace(seen, phase=files.phase())
         if seen.status == "UNREACHABLE":
             return seen
-        return replace(seen, error=files.error(), has_result=files.result() is not None)
+        known = UNREACHABLE
+        try:
+            if seen.lives:
+                known = replace(seen, phase=files.phase())
+            self._logs.copy(job, files, final=not seen.lives)
+            if seen.lives:
+                return known
+            if job.acknowledged:
+                files.check()
+            return replace(
+                seen, error=files.error(), has_result=files.result() is not None, begun=files.begun(job.attempt)
+            )
+        except OSError as error:
+            troubles[job.id] = f"{error}: it goes on when that is mended"
+            # Ray still has what was printed: an end waits until that can be kept, and the result be read.
+            return known
 
     def _do(self, action: Action, job: Job) -> None:
         match action:
@@ -182,78 +260,40 @@ class Orchestrator:
                 self._records.ask_end(identifier, reason, message)
                 logger.info("%s: must end (%s) %s", identifier, reason, message)
             case AskAside(identifier):
+                self._check_lease()
                 self.files(identifier).ask_aside()
             case Stop():
+                self._check_lease()
                 self._ray.stop(job.submission_id)
             case Change(identifier, state, reason, message, not_before, exit_code):
+                if not state.active:
+                    self._check_lease()
+                    self.files(identifier).retire()
                 self._records.change(identifier, state, reason, message, not_before=not_before, exit_code=exit_code)
                 logger.info("%s: %s (%s) %s", identifier, state, reason, message)
+                if state.final:
+                    self.secrets.forget(identifier)
 
     def _submit(self, job: Job) -> None:
         files = self.files(job.id)
-        files.prepare(job.spec)
+        self._check_lease()
+        if files.attempt() > job.attempt:
+            raise LeaseLostError(f"{job.id}: attempt {files.attempt()} has begun, by another server")
+        files.prepare(job.spec, job.attempt)
+        runtime = runtime_of(job.spec)
+        ours = job_environment(self.cluster) | {ATTEMPT_VARIABLE: str(job.attempt)}
         try:
             self._ray.submit(
                 job.submission_id,
-                entrypoint(self._cluster, files.path),
-                job_environment(self._cluster),
-                {"name": job.name, "kind": job.kind, "job": job.id, "project": job.queue.project},
+                entrypoint(self.cluster, files.path, own_python=bool(runtime.pip)),
+                runtime_env(runtime, ours, self.secrets.of(job.id), self.packages),
+                metadata(job),
             )
         except UnreachableError:
             raise
         except TandemError as error:
+            files.retire()
             self._records.change(job.id, State.FAILED, Reason.START_FAILED, str(error))
+            self.secrets.forget(job.id)
         else:
             self._records.acknowledge(job.id)
-
-    def _copy_log(self, job: Job, *, final: bool) -> None:
-        now = self._clock()
-        files = self.files(job.id)
-        every = max(LOG_COPY_EVERY_S, files.log_bytes(job.attempt) / LOG_BYTES_PER_S)
-        if not final and now - self._copied_at.get(job.id, 0.0) < every:
-            return
-        self._copied_at[job.id] = now
-        text = self._ray.logs(job.submission_id)
-        if text is not None:
-            files.append_log(job.attempt, text)
-        if final:
-            self._copied_at.pop(job.id, None)
-
-
-def entrypoint(cluster: Cluster, job_dir: Path) -> str:
-    """The driver's command line.
-
-    It starts with `exec`: behind a shell of its own Ray calls a killed driver SUCCEEDED.
-    """
-    python = sys.executable if cluster.local else "python"
-    return f"exec {shlex.quote(python)} -m tandem.runner {shlex.quote(str(job_dir))}"
-
-
-def job_environment(cluster: Cluster) -> dict[str, str]:
-    """What a driver is told of its cluster; nodes elsewhere know their own head and token."""
-    return cluster.ray_env() if cluster.local else {STORAGE_VARIABLE: str(cluster.storage)}
-
-
-def describe(job: Job, files: JobFiles, waits: str | None) -> dict[str, Any]:
-    """A job as the API shows it, and why it waits; times are ISO 8601 in UTC."""
-    return {
-        "id": job.id,
-        "name": job.name,
-        "kind": job.kind,
-        "state": str(job.state),
-        "reason": str(job.reason),
-        "message": job.message,
-        "attempt": job.attempt,
-        "project": job.queue.project,
-        "priority": job.queue.priority,
-        "waits": waits,
-        "stop_requested": job.stop_requested,
-        "created_at": _iso(job.created_at),
-        "started_at": _iso(job.started_at),
-        "ended_at": _iso(job.ended_at),
-        "dir": str(files.path),
-    }
-
-
-def _iso(seconds: float | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tandem.errors import UnreachableError
 from tandem.orchestrator.ray_jobs import Machine, machine_of
@@ -26,6 +27,7 @@ class FakeRayJobs:
     entrypoints: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
+    runtime_envs: dict[str, dict[str, Any]] = field(default_factory=dict)
     submit_calls: list[str] = field(default_factory=list)
     printed: dict[str, str] = field(default_factory=dict)
     _seen: dict[str, Observation] = field(default_factory=dict)
@@ -43,14 +45,17 @@ class FakeRayJobs:
         """As a head does that was restarted without Redis."""
         self._seen.clear()
 
-    def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    def submit(
+        self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
+    ) -> None:
         """See `RayJobs.submit`."""
         self.submit_calls.append(submission_id)
         self.metadata[submission_id] = dict(metadata)
         self._check()
         if submission_id not in self._seen:
             self.entrypoints[submission_id] = entrypoint
-            self.environments[submission_id] = dict(env)
+            self.environments[submission_id] = dict(runtime_env["env_vars"])
+            self.runtime_envs[submission_id] = dict(runtime_env)
             self._seen[submission_id] = Observation("PENDING")
 
     def observe(self, submission_id: str) -> Observation:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tandem.specs.base import identity
 
 
-def job_id(kind: str, name: str, spec: dict[str, Any]) -> str:
+def job_id(kind: str, name: str, spec: Mapping[str, Any]) -> str:
     """``NAME-`` and the first 8 hex digits of the SHA-256 of kind and canonical spec, without how it is queued."""
     text = json.dumps({"kind": kind, "spec": identity(spec)}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import STEP_ASIDE, WORKERS_LOST, WORKERS_PHASE
+from tandem.artifacts.job import ATTEMPT, MLFLOW_RUN, STEP_ASIDE, WORKERS_LOST, WORKERS_PHASE, driver_file
 from tandem.config.files import write_whole
 
 LOG_CHUNK_BYTES = 1_000_000
@@ -20,12 +20,39 @@ class JobFiles:
 
     path: Path
 
-    def prepare(self, spec: Mapping[str, Any]) -> None:
-        """Make the folder ready for an attempt: the spec in, what an earlier attempt left out of the way."""
+    def prepare(self, spec: Mapping[str, Any], attempt: int) -> None:
+        """Make the folder ready for an attempt: the spec in, what an earlier attempt left out of the way.
+
+        Only a driver of this attempt may work from now on: one that a forgetful head left behind ends.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("error.json", "result.json", "progress.json", STEP_ASIDE, WORKERS_LOST):
             (self.path / name).unlink(missing_ok=True)
         write_whole(self.path / "spec.json", json.dumps(spec, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.path / ATTEMPT, str(attempt))
+
+    def retire(self) -> None:
+        """No driver may work on the job any more, not even one whose start was asked for and is on its way."""
+        (self.path / ATTEMPT).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Whether what lies in the folder can be relied on.
+
+        Raises:
+            FileNotFoundError: The storage folder isn't there: what is missing says nothing.
+        """
+        self.path.parent.stat()
+
+    def attempt(self) -> int:
+        """The attempt that may work; 0 where none may."""
+        try:
+            return int((self.path / ATTEMPT).read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def begun(self, attempt: int) -> bool:
+        """Whether a driver of this attempt has ever run."""
+        return (self.path / driver_file(attempt)).exists()
 
     def result(self) -> dict[str, Any] | None:
         """What the runner returned, or None where it hasn't."""
@@ -45,6 +72,14 @@ class JobFiles:
             return WORKERS_PHASE
         said = self.progress()
         return str(said["phase"]) if said and "phase" in said else None
+
+    def environment(self, attempt: int) -> dict[str, Any] | None:
+        """What an attempt's driver found itself in: versions, machine; None before it has begun."""
+        return _read(self.path / f"environment-{attempt}.json")
+
+    def mlflow_run(self) -> dict[str, Any] | None:
+        """`run_id` and `experiment_id` of the job's run in MLflow; None where it has none."""
+        return _read(self.path / MLFLOW_RUN)
 
     def ask_aside(self) -> None:
         """Ask the job to save what it has and end."""

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from tandem.orchestrator.resources import Demand, demand
 from tandem.orchestrator.states import Reason, State
 from tandem.specs import QueueSpec
+
+
+@dataclass(frozen=True)
+class Submitter:
+    """Who submits a job, and with what beside the spec.
+
+    Attributes:
+        user: Whose key it is submitted with.
+        origin: What submits it, from which state of the code.
+        before: Told the id of a job that has yet to start, before the record is there for anybody to start it.
+    """
+
+    user: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    before: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Job:
         first_at: When it became the first in its line; None if it never was.
         queue: How it is queued, of its spec.
         history: Its attempts, oldest first; none once it has ended.
+        user: Whose key it was submitted with.
+        origin: What submitted it, and from which state of the code: versions, git commit.
     """
 
     id: str
@@ -66,6 +84,8 @@ class Job:
     ended_at: float | None
     queue: QueueSpec
     history: tuple[Attempt, ...]
+    user: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def submission_id(self) -> str:
@@ -91,3 +111,8 @@ class Job:
 def queue_of(spec: Mapping[str, Any]) -> QueueSpec:
     """How a job is queued; of one that was submitted before there was a choice, as if it had made none."""
     return QueueSpec.model_validate(spec.get("queue", {}))
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time as people and other programs are told it: ISO 8601, UTC."""
+    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

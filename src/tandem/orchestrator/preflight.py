@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from tandem.data.labelled import holds_texts
 from tandem.data.sources import list_data_files
 from tandem.errors import DataError, SpecError
+from tandem.specs.pipeline import REFERENCE
 
+# The control loop doesn't stand still for seconds because somebody indexes a whole disk.
+MOST_LOOKED_AT = 200_000
 SCHEMES = ("file", "hf", "pypi", "artifact")
 # Where the specs name inputs, and what each must be; `*` stands for every item of a list.
 INPUTS: Mapping[str, Mapping[str, str]] = {
@@ -22,7 +26,13 @@ INPUTS: Mapping[str, Mapping[str, str]] = {
 
 
 def inputs(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(place in the spec, value) of every input that a canonical spec names."""
+    """(place in the spec, value) of every input that a canonical spec names; of a pipeline, of all its steps."""
+    if spec["kind"] == "pipeline":
+        return [
+            (f"steps.{name}.spec.{place}", value)
+            for name, step in spec["steps"].items()
+            for place, value in inputs(step["spec"])
+        ]
     return [(place, value) for pattern in INPUTS[spec["kind"]] for place, value in _find(spec, pattern.split("."), "")]
 
 
@@ -39,12 +49,26 @@ def absolute(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
+def replaced(spec: Mapping[str, Any], place: str, value: str) -> dict[str, Any]:
+    """A canonical spec with another value at a place that `inputs` named."""
+    result: dict[str, Any] = _with(spec, place.split("."), value)
+    return result
+
+
 def absolute_uri(uri: str, folder: Path) -> str:
     """A URI as it is, unless it is a local path: then that path, absolute."""
+    if REFERENCE.search(uri):
+        return uri
     scheme, _, rest = uri.partition(":")
     if scheme != "file" and (scheme in SCHEMES or rest.startswith("//")) and rest:
         return uri
     return str((folder / Path(rest if scheme == "file" else uri).expanduser()).absolute())
+
+
+def is_local(value: str) -> bool:
+    """Whether an input of a spec whose paths are absolute is a path on this machine."""
+    scheme, _, rest = value.partition(":")
+    return not ((scheme in SCHEMES or rest.startswith("//")) and rest) and not REFERENCE.search(value)
 
 
 def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
@@ -57,12 +81,17 @@ def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
     Returns:
         One error for each; URIs that only a download or a job can resolve aren't looked at.
     """
+    if spec["kind"] == "pipeline":
+        return [
+            fault
+            for name, step in spec["steps"].items()
+            for fault in missing_inputs(step["spec"], where=f"{where}: step {name}")
+        ]
     faults = []
     for pattern, usual in INPUTS[spec["kind"]].items():
         role = "labelled rows" if usual == "row files" and spec.get("task") == "classification" else usual
         for place, value in _find(spec, pattern.split("."), ""):
-            scheme, _, rest = value.partition(":")
-            if (scheme in SCHEMES or rest.startswith("//")) and rest:
+            if not is_local(value):
                 continue
             fault = _fault(role, Path(value))
             if fault:
@@ -130,3 +159,31 @@ def _with(value: Any, parts: list[str], new: str) -> Any:
     if isinstance(value, list | tuple):
         return [_with(item, rest, new) if number == int(head) else item for number, item in enumerate(value)]
     return {**value, head: _with(value[head], rest, new)}
+
+
+def changed_at(spec: Mapping[str, Any]) -> float | None:
+    """When the local files that a spec names last changed, in seconds since the epoch; None where none can be seen.
+
+    A folder counts with all that is in it: also what was taken out of it changes it. No more than `MOST_LOOKED_AT`
+    files are looked at.
+    """
+    # Relative ones lie in a working directory, whose hash stands in the spec.
+    found = [Path(value) for _, value in inputs(spec) if is_local(value)]
+    roots = [_before_glob(path) for path in found if path.is_absolute()]
+    paths = (each for root in roots for each in chain([root], root.rglob("*") if root.is_dir() else ()))
+    times = [_changed_at(path) for path in islice(paths, MOST_LOOKED_AT)]
+    return max((at for at in times if at is not None), default=None)
+
+
+def _changed_at(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except (OSError, ValueError):
+        # Gone meanwhile, or not for our eyes: the job will tell.
+        return None
+
+
+def _before_glob(path: Path) -> Path:
+    """The folder in which a glob looks; any other path as it is."""
+    starred = [number for number, part in enumerate(path.parts) if {"*", "?"} & set(part)]
+    return Path(*path.parts[: starred[0]]) if starred else path

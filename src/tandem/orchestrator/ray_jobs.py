@@ -57,7 +57,9 @@ def machine_of(node: Mapping[str, Any]) -> Machine:
 class RayJobs(Protocol):
     """What the control loop needs of Ray; `FakeRayJobs` is the one for tests."""
 
-    def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    def submit(
+        self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
+    ) -> None:
         """Start an entrypoint; a used submission id is no error, since the call may be made again.
 
         Raises:
@@ -101,12 +103,14 @@ class HttpRayJobs:
             base_url=cluster.dashboard_url, timeout=CALL_TIMEOUT_S, transport=transport, trust_env=False
         )
 
-    def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    def submit(
+        self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
+    ) -> None:
         """See `RayJobs.submit`."""
         body = {
             "entrypoint": entrypoint,
             "submission_id": submission_id,
-            "runtime_env": {"env_vars": dict(env)},
+            "runtime_env": dict(runtime_env),
             "metadata": dict(metadata),
         }
         response = self.call("POST", "/api/jobs/", json=body, timeout=SUBMIT_TIMEOUT_S)
@@ -166,6 +170,16 @@ class HttpRayJobs:
             return None
         nodes = (response.json().get("data") or {}).get("summary") or []
         return [machine_of(node) for node in nodes if (node.get("raylet") or {}).get("state") == "ALIVE"]
+
+    def versions(self) -> dict[str, str]:
+        """`ray` and `python` of the cluster; nothing where Ray doesn't say."""
+        try:
+            response = self.call("GET", "/api/v0/cluster_metadata")
+            data = response.json().get("data") or {} if response.is_success else {}
+        except (UnreachableError, ValueError):
+            return {}
+        found = {name: data.get(f"{name}Version") for name in ("ray", "python")}
+        return {name: str(value) for name, value in found.items()} if all(found.values()) else {}
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with our token.

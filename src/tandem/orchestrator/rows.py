@@ -47,7 +47,7 @@ def _job(values: tuple[Any, ...]) -> Job:
         reason=Reason(row["reason"]), message=row["message"], attempt=row["attempt"], acknowledged=row["acknowledged"],
         stop_requested=row["stop_requested"], judged=row["judged"], not_before=row["not_before"],
         created_at=row["created_at"], started_at=row["started_at"], first_at=row["first_at"], ended_at=row["ended_at"],
-        queue=queue_of(spec), history=(),
+        queue=queue_of(spec), history=(), user=row["submitted_by"], origin=json.loads(row["origin"]),
     )  # fmt: skip
 
 

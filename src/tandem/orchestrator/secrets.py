@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 
+from tandem.config.api_keys import KEY_BYTES, digest, new_key
 from tandem.config.cluster import Cluster
 from tandem.config.files import write_whole
 
-KEY_BYTES = 32
 # The one key of a new cluster belongs to whoever runs it: no tenant restricts what it sees.
 DEFAULT_TENANT = "*"
 
@@ -19,10 +18,10 @@ def make_secrets(cluster: Cluster) -> None:
     if cluster.local and cluster.ray_token_file is not None and not cluster.ray_token_file.exists():
         write_whole(cluster.ray_token_file, secrets.token_hex(KEY_BYTES), private=True)
     if not cluster.api_key_file.exists():
-        write_whole(cluster.api_key_file, f"tandem-{secrets.token_urlsafe(KEY_BYTES)}\n", private=True)
+        write_whole(cluster.api_key_file, new_key() + "\n", private=True)
     tenants_file = cluster.storage / "api-keys.json"
     tenants: dict[str, str] = json.loads(tenants_file.read_text()) if tenants_file.exists() else {}
-    digest = hashlib.sha256(cluster.api_key().encode()).hexdigest()
-    if digest not in tenants:
-        tenants[digest] = DEFAULT_TENANT
+    hashed = digest(cluster.api_key())
+    if hashed not in tenants:
+        tenants[hashed] = DEFAULT_TENANT
         write_whole(tenants_file, json.dumps(tenants, indent=2) + "\n", private=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from tandem.artifacts.job import WORKERS_PHASE
-from tandem.errors import PreemptedError
+from tandem.artifacts.job import DISK_FULL, NOT_WANTED, WORKERS_PHASE
+from tandem.errors import DiskFullError, PreemptedError
 
 
 class State(StrEnum):
@@ -44,7 +44,8 @@ class State(StrEnum):
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.STOPPED})
 ACTIVE = frozenset({State.STARTING, State.RUNNING})
 NEXT: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.STARTING, State.STOPPED, State.FAILED}),
+    # A pipeline runs at once: it is its steps that wait and start.
+    State.QUEUED: frozenset({State.STARTING, State.RUNNING, State.STOPPED, State.FAILED}),
     # A short job may have ended before anybody saw it run.
     State.STARTING: frozenset({State.RUNNING, State.RETRYING, State.SUCCEEDED, State.FAILED, State.STOPPED}),
     State.RUNNING: frozenset({State.RETRYING, State.SUCCEEDED, State.FAILED, State.STOPPED}),
@@ -66,6 +67,7 @@ class Reason(StrEnum):
     JOB_ERROR = "job_error"
     NO_RESULT = "no_result"
     OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
     STOPPED = "stopped"
     DRIVER_DIED = "driver_died"
     NODE_LOST = "node_lost"
@@ -75,6 +77,7 @@ class Reason(StrEnum):
     QUEUE_TIMEOUT = "queue_timeout"
     START_TIMEOUT = "start_timeout"
     RUN_TIMEOUT = "run_timeout"
+    STEP_FAILED = "step_failed"
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ RETRIES: Mapping[Reason, Retry | None] = {
     Reason.STOPPED: None,
     Reason.QUEUE_TIMEOUT: None,
     Reason.RUN_TIMEOUT: None,
+    Reason.STEP_FAILED: None,
+    # Somebody must make room.
+    Reason.DISK_FULL: Retry(4, 60.0, 600.0),
     Reason.DRIVER_DIED: Retry(2, 5.0),
     Reason.NODE_LOST: Retry(4, 5.0),
     Reason.HEAD_LOST: Retry(4, 5.0),
@@ -144,7 +150,16 @@ NODE_LOST_TYPES = frozenset(
     }
 )
 USER_ERROR_TYPES = frozenset(
-    {"InputError", "SpecError", "InvalidSpecError", "DataError", "DivergedError", "ModelError", "NotFoundError"}
+    {
+        "ConflictError",
+        "DataError",
+        "DivergedError",
+        "InputError",
+        "InvalidSpecError",
+        "ModelError",
+        "NotFoundError",
+        "SpecError",
+    }
 )
 START_FAILED_TYPES = frozenset(
     {
@@ -170,6 +185,7 @@ class Observation:
         error: The runner's error.json, if it wrote one.
         has_result: Whether the runner wrote its result, which it does last of all.
         phase: What the job last said that it does; None before it has said anything.
+        begun: Whether a driver of the attempt has ever run, whatever Ray remembers.
     """
 
     status: str
@@ -179,6 +195,7 @@ class Observation:
     error: Mapping[str, Any] | None = None
     has_result: bool = False
     phase: str | None = None
+    begun: bool = False
 
     @property
     def lives(self) -> bool:
@@ -222,6 +239,10 @@ def _silent_ending(seen: Observation) -> tuple[Reason, str]:
     reason = Reason.USER_ERROR if seen.exit_code == 2 else Reason.JOB_ERROR
     if seen.status == "MISSING":
         reason, message = Reason.HEAD_LOST, "the Ray head was restarted and has forgotten the job"
+    elif seen.exit_code == DISK_FULL:
+        reason, message = Reason.DISK_FULL, "no room is left under the storage folder (make room there)"
+    elif seen.exit_code == NOT_WANTED:
+        reason, message = Reason.HEAD_LOST, "the Ray head was restarted while the job ran, and had forgotten it"
     elif seen.status == "SUCCEEDED":
         reason, message = Reason.NO_RESULT, "the driver ended without an error and without a result"
     elif kind in START_FAILED_TYPES:
@@ -248,7 +269,8 @@ def _reason_of_error(error: Mapping[str, Any]) -> Reason:
         return Reason.USER_ERROR
     if kind in NODE_LOST_TYPES:
         return Reason.NODE_LOST
-    return Reason.PREEMPTED if kind == PreemptedError.__name__ else Reason.JOB_ERROR
+    known = {PreemptedError.__name__: Reason.PREEMPTED, DiskFullError.__name__: Reason.DISK_FULL}
+    return known.get(kind, Reason.JOB_ERROR)
 
 
 def _line(text: str) -> str:

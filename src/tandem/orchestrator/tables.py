@@ -19,6 +19,9 @@ class JobRow(Base):
     name: Mapped[str] = mapped_column(String(40), index=True)
     kind: Mapped[str] = mapped_column(String(20))
     spec: Mapped[str] = mapped_column(Text)
+    project: Mapped[str] = mapped_column(String(40), default="default")
+    submitted_by: Mapped[str] = mapped_column(String(64), default="")
+    origin: Mapped[str] = mapped_column(Text, default="{}")
     state: Mapped[str] = mapped_column(String(12), index=True)
     reason: Mapped[str] = mapped_column(String(20))
     message: Mapped[str] = mapped_column(Text, default="")
@@ -64,3 +67,34 @@ class EventRow(Base):
     state: Mapped[str] = mapped_column(String(12))
     reason: Mapped[str] = mapped_column(String(20))
     message: Mapped[str] = mapped_column(Text, default="")
+
+
+class PipelineStepRow(Base):
+    """Which job does the work of a pipeline's step; one job may do that of several pipelines' steps.
+
+    `anew`: it was submitted for this one.
+    """
+
+    __tablename__ = "pipeline_steps"
+    pipeline_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    anew: Mapped[bool] = mapped_column(Boolean)
+    at: Mapped[float] = mapped_column(Float)
+
+
+class LeaseRow(Base):
+    """Which server acts; one row.
+
+    `epoch` grows each time that another one takes over, `beat` each time that it is renewed. `expires_at` is by the
+    database's clock; `clock_offset` is the holder's clock less its seconds since the start of its machine.
+    """
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(200))
+    epoch: Mapped[int] = mapped_column(Integer)
+    beat: Mapped[int] = mapped_column(Integer)
+    expires_at: Mapped[float] = mapped_column(Float)
+    boot: Mapped[str] = mapped_column(String(40))
+    clock_offset: Mapped[float] = mapped_column(Float)

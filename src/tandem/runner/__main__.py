@@ -1,23 +1,28 @@
 """``python -m tandem.runner JOB_DIR``: run the job whose spec lies in that folder.
 
 Writes ``result.json``, or ``error.json`` with what, where and remedy; then exits with 0 (done), 1 (failed)
-or 2 (bad input), by which the server tells a fault of the user's from one of ours.
+or 2 (bad input), by which the server tells a fault of the user's from one of ours; or with 75, having done nothing:
+the attempt has another driver, or isn't wanted any more (`tandem.runner.claim`).
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import JobContext
+from tandem.artifacts.job import ATTEMPT_VARIABLE, DISK_FULL, NOT_WANTED, JobContext
 from tandem.config.cluster import Cluster
 from tandem.config.files import write_whole
-from tandem.errors import TandemError
+from tandem.errors import DiskFullError, TandemError
 from tandem.orchestrator.states import NODE_LOST_TYPES, OUT_OF_MEMORY_TYPES
+from tandem.runner.claim import claim, wanted, watch
+from tandem.runner.environment import found
 from tandem.specs import KINDS, CompareSpec, FinetuneSpec, IndexSpec, Spec
 
 _INSIDE = ("controller_failure", "health_check_failure", "cause")  # attributes of Ray's wrappers
@@ -57,6 +62,18 @@ def cause(error: BaseException) -> BaseException:
     return min(_unwrapped(error), key=_rank)
 
 
+def _named(error: BaseException) -> BaseException:
+    """The same, by the name that it has in our tree, where the system has told it."""
+    if not (isinstance(error, OSError) and _is_full(error)):
+        return error
+    place = error.filename and str(error.filename)
+    return DiskFullError(f"no room is left to write: {error}", where=place, remedy="make room under the storage folder")
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
+
+
 def _unwrapped(error: BaseException) -> Iterator[BaseException]:
     # Ray keeps the worker's exception in `cause`; Ray Train keeps the workers' by rank, and those of its controller.
     inner = [
@@ -84,27 +101,42 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m tandem.runner JOB_DIR", file=sys.stderr)
         return 2
     folder = Path(arguments[0]).absolute()
+    # Not there where somebody runs a folder by hand.
+    attempt = os.environ.pop(ATTEMPT_VARIABLE, None)
+    if attempt is not None:
+        if not claim(folder, attempt):
+            print(f"attempt {attempt} has a driver already, or isn't wanted any more: nothing is done", file=sys.stderr)
+            return NOT_WANTED
+        watch(folder, attempt)
     for name in ("result.json", "error.json"):
         (folder / name).unlink(missing_ok=True)
     try:
         data = json.loads((folder / "spec.json").read_text())
         spec = KINDS[data["kind"]].model_validate(data)
         cluster = Cluster.load()
+        if attempt is not None:
+            _write(folder / f"environment-{attempt}.json", found())
         context = JobContext(folder.name, data["name"], folder, cluster.storage, cluster)
-        _write(folder / "result.json", run(spec, context))
+        result = run(spec, context)
+        if attempt is not None and not wanted(folder, attempt):
+            return NOT_WANTED
+        _write(folder / "result.json", result)
     except Exception as error:  # noqa: BLE001 - whatever ends a job is recorded as its error
-        root = cause(error)
+        root = _named(cause(error))
         traceback.print_exception(error)
         known = root if isinstance(root, TandemError) else None
-        _write(
-            folder / "error.json",
-            {
-                "type": type(root).__name__,
-                "what": known.what if known else f"{type(root).__name__}: {root}".strip().splitlines()[0],
-                "where": known.where if known else None,
-                "remedy": known.remedy if known else "the job's log has the traceback",
-            },
-        )
+        says = {
+            "type": type(root).__name__,
+            "what": known.what if known else f"{type(root).__name__}: {root}".strip().splitlines()[0],
+            "where": known.where if known else None,
+            "remedy": known.remedy if known else "the job's log has the traceback",
+        }
+        try:
+            _write(folder / "error.json", says)
+        except OSError as unwritten:
+            if not _is_full(unwritten):
+                raise
+            return DISK_FULL
         return known.exit_status if known and known.exit_status == 2 else 1
     return 0
 

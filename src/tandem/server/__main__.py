@@ -10,19 +10,25 @@ import gc
 import logging
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
 
+from tandem.errors import DatabaseError, TandemError
 from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
+from tandem.orchestrator.holder import Holder
+from tandem.orchestrator.lease import Lease, LeaseLostError
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, account
 from tandem.orchestrator.settings import ServerSettings
 from tandem.server.app import create_app
 
-STEP_EVERY_S = 0.5
+END_TIMEOUT_S = 5.0
+GRACE_S = 1
 logger = logging.getLogger("tandem.server")
 
 
@@ -34,14 +40,23 @@ def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> 
         ready: ``cluster.json``, which jobs read: none is started before it is there.
         stopping: Ends the loop.
     """
-    while not stopping.wait(STEP_EVERY_S):
-        if not ready.exists():
+    problem = ""
+    while not stopping.is_set():
+        quick = orchestrator.pace.rest()
+        if stopping.is_set() or not ready.exists():
             continue
         try:
-            orchestrator.step()
+            orchestrator.step(quick=quick)
+            found = ""
+        except (DatabaseError, LeaseLostError) as error:
+            found = str(error)
         except Exception:
             # The records are consistent after every change; a loop that died would leave jobs unwatched.
             logger.exception("a turn of the control loop failed")
+            continue
+        if found != problem:
+            logger.warning("%s", found or "the database of the job records answers again")
+        problem = found
 
 
 def main(arguments: list[str]) -> int:
@@ -50,14 +65,21 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m tandem.server SERVER_JSON", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Two lines a second about polling would bury the rest.
+    # Two lines a second about polling would bury the rest, and so would each part of Alembic.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     settings = ServerSettings.load(Path(arguments[0]))
     cluster = settings.cluster
-    records = Records(cluster.database_url)
+    try:
+        records = Records(cluster.database_url)
+    except TandemError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
     ray = HttpRayJobs(cluster)
-    orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules)
-    app = create_app(records, orchestrator, Deployer(cluster, ray), api_key=cluster.api_key())
+    lease = Lease(records.database, Holder.this())
+    orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules, lease=lease)
+    keys = ServerKeys(cluster.storage / SERVER_KEYS, cluster.api_key(), account())
+    app = create_app(records, orchestrator, Deployer(cluster, ray), keys)
     # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
     gc.freeze()
     stopping = threading.Event()
@@ -68,11 +90,21 @@ def main(arguments: list[str]) -> int:
     address = urlsplit(cluster.server_url)
     try:
         uvicorn.run(
-            app, host=address.hostname or "127.0.0.1", port=address.port or 0, log_level="warning", access_log=False
+            app,
+            host=address.hostname or "127.0.0.1",
+            port=address.port or 0,
+            log_level="warning",
+            access_log=False,
+            # Whoever follows a job would keep us for as long as it runs; they come back to the next server.
+            timeout_graceful_shutdown=GRACE_S,
         )
     finally:
         stopping.set()
-        thread.join(timeout=STEP_EVERY_S * 10)
+        orchestrator.pace.wake()
+        thread.join(timeout=END_TIMEOUT_S)
+        if not thread.is_alive():
+            with suppress(DatabaseError):
+                lease.release()
         records.close()
     return 0
 

@@ -1,220 +1,125 @@
-"""The server's HTTP API.
+"""The server's HTTP API; ``/openapi.json`` is its document.
 
     GET    /healthz                     without a key: the server lives
     GET    /api/v1/status               server, Ray, jobs by state
-    POST   /api/v1/jobs                 {spec, again} → the job, and whether it is new
-    GET    /api/v1/jobs                 ?state=…&name=…&kind=…&limit=…
-    GET    /api/v1/jobs/ID              with events and attempts
+    GET    /api/v1/checks               what the server finds of the cluster, for `tandem doctor`
+    POST   /api/v1/jobs                 {spec, again, origin, secrets} → the job, and whether it is new
+    POST   /api/v1/jobs/plan            {spec} of a pipeline → what would become of each step; changes nothing
+    GET    /api/v1/jobs                 ?state=…&name=…&kind=…&project=…&user=…&since=…&limit=…&cursor=…
+    GET    /api/v1/jobs/ID              with all that is on record of it; a pipeline's also with its steps
     POST   /api/v1/jobs/ID/stop
     GET    /api/v1/jobs/ID/logs         ?offset=N: plain text; the next offset in X-Next-Offset
+    GET    /api/v1/jobs/ID/events       server-sent events: its changes, log and progress, until it has ended
     GET    /api/v1/jobs/ID/progress     null before the job has said anything
     GET    /api/v1/jobs/ID/result
+    PUT    /api/v1/packages/HASH        a working directory, zipped; GET says whether it is there
     PUT    /api/v1/apps                 a Serve config; GET lists, DELETE /api/v1/apps/NAME
+    POST   /api/v1/keys                 {name, role} → the key; GET lists, DELETE /api/v1/keys/NAME
 
-Everything but /healthz wants `Authorization: Bearer KEY`. Errors are ``{"error": {type, what, where, remedy}}``.
+Everything but /healthz wants `Authorization: Bearer KEY`. Viewers read, submitters also submit and end their own jobs,
+admins also deploy and make keys. Errors are ``{"error": {type, what, where, remedy}}``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, ValidationError
+import anyio
+from fastapi import APIRouter, FastAPI
 
 import tandem
-from tandem.errors import (
-    AuthError,
-    InputError,
-    InvalidSpecError,
-    NotFoundError,
-    SpecError,
-    TandemError,
-    UnreachableError,
-)
+from tandem.orchestrator.checks import as_answer
 from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.executor import Orchestrator, describe
-from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.states import State
-from tandem.specs import JOB_KINDS, KINDS
+from tandem.orchestrator.roles import ServerKeys
+from tandem.server import answers
+from tandem.server.apps import apps_router
+from tandem.server.faults import add_schemas, documented, install
+from tandem.server.guard import Guard
+from tandem.server.jobs import jobs_router
+from tandem.server.keys import keys_router
+from tandem.server.output import output_router
+from tandem.server.packages import packages_router
 
-NEXT_OFFSET = "X-Next-Offset"
-# The first class that an error is an instance of decides.
-STATUSES: tuple[tuple[type[TandemError], int], ...] = (
-    (NotFoundError, 404),
-    (AuthError, 502),
-    (UnreachableError, 502),
-    (InputError, 400),
-    (TandemError, 500),
+DESCRIPTION = (
+    "Jobs on a Ray cluster, their records, and what is deployed. Viewers' keys read; submitters' keys also submit jobs "
+    "and end their own; admins' keys also deploy, end any job and make keys."
 )
 
 
-class Submission(BaseModel):
-    """The body of a submission."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    spec: dict[str, Any]
-    again: bool = False
-
-
-class Deployment(BaseModel):
-    """The body of a deploy."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    config: dict[str, Any]
-
-
-def create_app(records: Records, orchestrator: Orchestrator, deployer: Deployer, *, api_key: str) -> FastAPI:
+def create_app(
+    records: Records,
+    orchestrator: Orchestrator,
+    deployer: Deployer,
+    keys: ServerKeys,
+    *,
+    pause: Callable[[float], Awaitable[None]] = anyio.sleep,
+) -> FastAPI:
     """The API over its parts.
 
     Args:
         records: The job records.
         orchestrator: Knows the jobs' folders and whether Ray answers; its loop runs elsewhere.
         deployer: Talks to Ray Serve.
-        api_key: What a caller must present.
+        keys: Who may call, and what.
+        pause: Waits between two looks at a job that is followed; seconds.
     """
-    app = FastAPI(title="Tandem", version=tandem.__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    expected = hashlib.sha256(api_key.encode()).digest()
+    app = FastAPI(
+        title="Tandem",
+        version=tandem.__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.add_middleware(Guard, keys=keys)
+    install(app)
 
-    @app.middleware("http")
-    async def authenticate(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path == "/healthz":
-            return await follow(request)
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        # Hashes have one length, and the comparison takes the same time wherever they differ.
-        given = hashlib.sha256(key.strip().encode()).digest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, expected):
-            refusal = AuthError(
-                "the server refuses this API key" if key else "an API key is required",
-                remedy="send `Authorization: Bearer KEY`; `tandem up` wrote the key to `api-key` in the storage folder",
-            )
-            return _error_response(refusal, 401)
-        return await follow(request)
-
-    @app.exception_handler(TandemError)
-    async def tandem_error(_: Request, error: TandemError) -> Response:
-        return _error_response(error, next(status for kind, status in STATUSES if isinstance(error, kind)))
-
-    @app.get("/healthz")
-    def healthz() -> dict[str, str]:
-        return {"status": "ok", "version": tandem.__version__}
+    @app.get("/healthz", openapi_extra={"security": []})
+    def healthz() -> answers.Health:
+        """The server lives."""
+        return answers.Health(status="ok", version=tandem.__version__)
 
     api = APIRouter(prefix="/api/v1")
-    api.include_router(_jobs(records, orchestrator))
-    api.include_router(_apps(deployer))
+    api.include_router(jobs_router(records, orchestrator))
+    api.include_router(output_router(records, orchestrator, pause))
+    api.include_router(packages_router(orchestrator.packages))
+    api.include_router(apps_router(deployer))
+    api.include_router(keys_router(keys))
 
-    @api.get("/status")
-    def status() -> dict[str, Any]:
-        counts = Counter(str(job.state) for job in records.find())
-        return {"version": tandem.__version__, "ray": orchestrator.ray_reachable, "jobs": dict(counts)}
+    @api.get("/status", responses=documented(), tags=["server"])
+    def status() -> answers.Status:
+        """The server, Ray, and jobs by state."""
+        return answers.Status(
+            version=tandem.__version__,
+            ray=orchestrator.ray_reachable,
+            acts=orchestrator.acts,
+            jobs=records.counts(),
+        )
+
+    @api.get("/checks", responses=documented(), tags=["server"])
+    def checks() -> answers.Checks:
+        """What the server finds of itself, its storage, database and cluster."""
+        return answers.Checks.model_validate(as_answer(orchestrator.cluster, records, deployer.ray))
 
     app.include_router(api)
+    _complete_document(app)
     return app
 
 
-def _jobs(records: Records, orchestrator: Orchestrator) -> APIRouter:
-    jobs = APIRouter(prefix="/jobs")
+def _complete_document(app: FastAPI) -> None:
+    """Say in the document what FastAPI doesn't see: the guard stands before the routes, and answers by itself."""
+    made = app.openapi
 
-    def shown(job: Job) -> dict[str, Any]:
-        return describe(job, orchestrator.files(job.id), orchestrator.waits(job.id))
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
+            add_schemas(document)
+        return app.openapi_schema or {}
 
-    @jobs.post("")
-    def submit(body: Submission) -> dict[str, Any]:
-        spec = checked_spec(body.spec)
-        known = not body.again and records.known(spec["kind"], spec["name"], spec)
-        judged = not known and orchestrator.judge(spec)
-        job, created = records.submit(spec["kind"], spec["name"], spec, again=body.again, judged=judged)
-        return {**shown(job), "created": created}
-
-    @jobs.get("")
-    def find(
-        state: Annotated[list[State] | None, Query()] = None,
-        name: str | None = None,
-        kind: str | None = None,
-        limit: Annotated[int | None, Query(ge=1)] = None,
-    ) -> list[dict[str, Any]]:
-        return [shown(job) for job in records.find(states=state or (), name=name, kind=kind, limit=limit)]
-
-    @jobs.get("/{job_id}")
-    def get(job_id: str) -> dict[str, Any]:
-        job = records.get(job_id)
-        return {
-            **shown(job),
-            "spec": job.spec,
-            "events": records.events(job.id),
-            "attempts": records.attempts(job.id),
-        }
-
-    @jobs.post("/{job_id}/stop")
-    def stop(job_id: str) -> dict[str, Any]:
-        return shown(records.request_stop(job_id))
-
-    @jobs.get("/{job_id}/logs")
-    def logs(job_id: str, offset: Annotated[int, Query(ge=0)] = 0) -> Response:
-        data, position = orchestrator.files(records.get(job_id).id).read_log(offset)
-        return PlainTextResponse(data, headers={NEXT_OFFSET: str(position)})
-
-    @jobs.get("/{job_id}/progress")
-    def progress(job_id: str) -> dict[str, Any] | None:
-        return orchestrator.files(records.get(job_id).id).progress()
-
-    @jobs.get("/{job_id}/result")
-    def result(job_id: str) -> dict[str, Any]:
-        job = records.get(job_id)
-        data = orchestrator.files(job.id).result()
-        if data is None or job.state is not State.SUCCEEDED:
-            raise NotFoundError(f"job {job.id} has no result: it is {job.state}", remedy=f"`tandem show {job.id}`")
-        return data
-
-    return jobs
-
-
-def _apps(deployer: Deployer) -> APIRouter:
-    apps = APIRouter(prefix="/apps")
-
-    @apps.put("")
-    def deploy(body: Deployment) -> dict[str, Any]:
-        return {"applications": deployer.deploy(body.config)}
-
-    @apps.get("")
-    def status() -> list[dict[str, Any]]:
-        return [app.as_dict() for app in deployer.status()]
-
-    @apps.delete("/{name}")
-    def undeploy(name: str) -> dict[str, str]:
-        deployer.undeploy(name)
-        return {"name": name}
-
-    return apps
-
-
-def checked_spec(data: dict[str, Any]) -> dict[str, Any]:
-    """A submitted spec in its canonical form.
-
-    Raises:
-        SpecError: It is none of a job.
-    """
-    kind = data.get("kind")
-    if kind not in JOB_KINDS:
-        raise SpecError(f"{kind!r} isn't a kind of job", where="kind", remedy=f"kinds of jobs: {', '.join(JOB_KINDS)}")
-    try:
-        return KINDS[kind].model_validate(data).canonical()
-    except ValidationError as error:
-        raise InvalidSpecError(
-            [
-                SpecError(detail["msg"], where=".".join(str(part) for part in detail["loc"]))
-                for detail in error.errors(include_url=False)
-            ]
-        ) from None
-
-
-def _error_response(error: TandemError, status: int) -> JSONResponse:
-    body = {"type": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
-    return JSONResponse({"error": body}, status_code=status)
+    app.openapi = openapi  # type: ignore[method-assign]

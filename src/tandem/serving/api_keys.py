@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from tandem.errors import InputError
+from tandem.config.api_keys import KeyFile, bearer
 from tandem.serving.api_errors import unauthorized
 
-logger = logging.getLogger(__name__)
+FORM = (
+    "not an object of {sha256 of key: tenant}",
+    "in place of a tenant: an object of tenant, requests_per_minute, tokens_per_minute",
+)
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,7 @@ class KeyRing:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._changed_ns = -1
-        self._callers: dict[str, Caller] = {}
-        self._problem = ""
-        self.reload()
+        self._keys = KeyFile(path, _caller, FORM)
 
     def reload(self) -> None:
         """Read the file again if it was changed.
@@ -63,25 +58,7 @@ class KeyRing:
         Raises:
             InputError: It isn't there, or isn't what it should be.
         """
-        try:
-            changed_ns = self._path.stat().st_mtime_ns
-            if changed_ns == self._changed_ns:
-                return
-            data = json.loads(self._path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"the API keys can't be read: {error}", where=str(self._path), remedy="run `tandem up`, or set api_keys"
-            ) from None
-        try:
-            callers = [_caller(digest.lower(), entry) for digest, entry in data.items()]
-        except (AttributeError, ValidationError):
-            raise InputError(
-                "not an object of {sha256 of key: tenant}",
-                where=str(self._path),
-                remedy="in place of a tenant: an object of tenant, requests_per_minute, tokens_per_minute",
-            ) from None
-        self._callers = {caller.key: caller for caller in callers}
-        self._changed_ns = changed_ns
+        self._keys.reload()
 
     def caller(self, authorization: str | None) -> Caller:
         """Who holds the key of an ``Authorization`` header.
@@ -89,32 +66,16 @@ class KeyRing:
         Raises:
             ApiError: 401.
         """
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        key = bearer(authorization)
+        if not key:
             raise unauthorized("No API key. Send `Authorization: Bearer KEY`.")
-        self._look_again()
-        presented = hashlib.sha256(key.strip().encode()).hexdigest()
-        found: Caller | None = None
-        # Every entry is compared, in constant time each: how long it takes says nothing about the keys.
-        for digest, caller in self._callers.items():
-            if hmac.compare_digest(digest, presented):
-                found = caller
+        found = self._keys.holder(key)
         if found is None:
             raise unauthorized("This API key isn't known here.")
         return found
 
-    def _look_again(self) -> None:
-        # A file that is half-way through an editor must not lock everybody out, nor let anybody in.
-        try:
-            self.reload()
-            self._problem = ""
-        except InputError as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                logger.error("%s; the keys that were read before go on counting", error)
 
-
-def _caller(digest: str, value: Any) -> Caller:
+def _caller(hashed: str, value: Any) -> Caller:
     entry = _Entry.model_validate(value if isinstance(value, dict) else {"tenant": value})
     tenant = None if entry.tenant == "*" else entry.tenant
-    return Caller(tenant, digest, entry.requests_per_minute, entry.tokens_per_minute)
+    return Caller(tenant, hashed, entry.requests_per_minute, entry.tokens_per_minute)

@@ -7,6 +7,7 @@ from tandem.specs.cluster import ClusterSpec
 from tandem.specs.compare import CompareSpec
 from tandem.specs.finetune import FinetuneSpec
 from tandem.specs.index import IndexSpec
+from tandem.specs.pipeline import PipelineSpec
 from tandem.specs.queue import ClusterQueueSpec, QueueSpec
 from tandem.specs.rag import RagSpec
 
@@ -16,10 +17,11 @@ KINDS: dict[str, type[Spec]] = {
     "index": IndexSpec,
     "finetune": FinetuneSpec,
     "compare": CompareSpec,
+    "pipeline": PipelineSpec,
     "rag": RagSpec,
     "cluster": ClusterSpec,
 }
-JOB_KINDS = ("index", "finetune", "compare")
+JOB_KINDS = ("index", "finetune", "compare", "pipeline")
 
 __all__ = [
     "JOB_KINDS",
@@ -30,6 +32,7 @@ __all__ = [
     "FinetuneSpec",
     "IndexSpec",
     "JobSpec",
+    "PipelineSpec",
     "QueueSpec",
     "RagSpec",
     "Spec",

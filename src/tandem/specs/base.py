@@ -30,15 +30,20 @@ Uri = Annotated[
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What of a canonical spec says what is made: all but `queue`, which says how the job waits for its turn.
 
-    The same work under another priority is the same job, and what it makes has the same hash.
+    The same work under another priority is the same job, and what it makes has the same hash. So for the steps of a
+    pipeline.
     """
-    return {key: value for key, value in spec.items() if key != "queue"}
+    what = {key: value for key, value in spec.items() if key != "queue"}
+    if spec.get("kind") == "pipeline":
+        what["steps"] = {name: {**step, "spec": identity(step["spec"])} for name, step in spec["steps"].items()}
+    return what
 
 
 class Spec(BaseModel):
     """A frozen description of something to run; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What is no number or endless has no place in JSON.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical(self) -> dict[str, Any]:
         """The spec as JSON types, defaults filled in, so that equal specs are equal text."""

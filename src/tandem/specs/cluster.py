@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -34,7 +35,9 @@ class ClusterSpec(Spec):
         "local", description="local: started here by `tandem up`; else the URL of a Ray dashboard to attach to"
     )
     storage: str = Field(".tandem", description="records, artifacts, index, logs; on several machines, a shared folder")
-    database: str | None = Field(None, description="SQLAlchemy URL; default: SQLite under the storage path")
+    database: str | None = Field(
+        None, description="sqlite:///PATH or postgresql://USER@HOST/DATABASE; default: SQLite under the storage path"
+    )
     mlflow: str | None = Field(None, description="MLflow tracking URI; default: SQLite under the storage path")
     qdrant: QdrantSpec = QdrantSpec()
     ports: PortSpec = PortSpec()
@@ -56,9 +59,11 @@ class ClusterSpec(Spec):
     queue: ClusterQueueSpec = ClusterQueueSpec()
 
     @model_validator(mode="after")
-    def _address_is_local_or_a_url(self) -> ClusterSpec:
+    def _goes_together(self) -> ClusterSpec:
         if self.address != "local" and not self.address.startswith(("http://", "https://")):
             raise ValueError(f"address: 'local' or the URL of a Ray dashboard, not {self.address!r}")
+        if self.database and urlsplit(self.database).password:
+            raise ValueError("database: no password in a file; the server takes it from ~/.pgpass or PGPASSWORD")
         if self.address == "local" and self.grows_to:
             raise ValueError("grows_to: a local cluster has this machine alone, and doesn't grow")
         return self

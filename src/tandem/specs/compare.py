@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
 from tandem.specs.queue import QueueSpec
+from tandem.specs.runtime import RuntimeSpec
 
 ArmName = Literal["base", "rag", "tuned", "tuned_rag", "raft", "oracle"]
 RETRIEVING: frozenset[str] = frozenset({"rag", "tuned_rag", "raft"})
@@ -57,6 +58,7 @@ class CompareSpec(Spec):
     bootstrap: int = Field(2000, ge=100, description="resamples for the intervals")
     seed: int = 0
     prices: PriceSpec = PriceSpec()
+    runtime: RuntimeSpec = RuntimeSpec()
     queue: QueueSpec = QueueSpec()
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
 from tandem.specs.combinations import refusals
 from tandem.specs.queue import QueueSpec
+from tandem.specs.runtime import RuntimeSpec
 
 
 class TrainingDataSpec(Spec):
@@ -161,6 +162,7 @@ class FinetuneSpec(Spec):
     checkpoint: CheckpointSpec = CheckpointSpec()
     early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
     output: OutputSpec = OutputSpec()
+    runtime: RuntimeSpec = RuntimeSpec()
     queue: QueueSpec = QueueSpec()
 
     @property

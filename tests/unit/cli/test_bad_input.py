@@ -165,3 +165,32 @@ def test_a_traceback_only_with_debug(shell: Shell) -> None:
     assert result.exit_code == 2
     assert "Traceback (most recent call last)" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_a_spec_that_is_changed_between_attempts_changes_nothing(shell: Shell, index_file: Path) -> None:
+    job_id = shell("submit", str(index_file)).stdout.strip()
+    world = shell.world
+    world.orchestrator.step()
+    submitted = world.records.get(job_id).spec
+    kept = world.orchestrator.files(job_id).path / "spec.json"
+    world.ray.set(f"{job_id}.1", "FAILED", exit_code=-9)
+    world.orchestrator.step()
+    assert world.state(world.records.get(job_id)) == "RETRYING"
+    # In the user's file, which makes another job, and in the job's folder, which nobody is meant to touch.
+    index_file.write_text(index_file.read_text() + "chunk: {tokens: 99}\n")
+    kept.write_text("{}")
+    other = shell("submit", str(index_file))
+    assert other.stdout.strip() != job_id
+    assert f"unfinished, with another spec: {job_id}" in other.stderr
+    world.now += 600
+    world.orchestrator.step()
+    assert world.ray.submit_calls[:2] == [f"{job_id}.1", f"{job_id}.2"]
+    assert json.loads(kept.read_text()) == submitted == world.records.get(job_id).spec
+
+
+@pytest.mark.parametrize("command", [["show"], ["logs"], ["logs", "-f"], ["stop"], ["wait"], ["report"]])
+@pytest.mark.parametrize("job_id", ["nope", "no such", "a/b", "ä", "x" * 200])
+def test_a_job_that_nobody_knows(shell: Shell, command: list[str], job_id: str) -> None:
+    result = shell(command[0], job_id, *command[1:])
+    assert result.exit_code == 2
+    one_line(result.stderr)

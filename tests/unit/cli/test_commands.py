@@ -5,24 +5,30 @@ import re
 import resource
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from stand_ins.report import report
 from stand_ins.shell import Shell
 
 from tandem.cli import follow as following
 from tandem.cli.endpoint import Endpoint
+from tandem.cli.job_views import PS_FIELDS, moment, watch_jobs
+from tandem.cli.key_commands import RoleName
+from tandem.cli.origin import here
 from tandem.errors import AuthError, InputError, JobFailedError, TandemError
+from tandem.orchestrator.roles import Role
 
 
-def ends(shell: Shell, state: str = "SUCCEEDED", result: dict[str, Any] | None = None, **details: Any) -> Any:
-    """A pause in which the cluster does one more step: start, run, end."""
+def ends(shell: Shell, state: str = "SUCCEEDED", result: dict[str, Any] | None = None, **details: Any) -> None:
+    """Whenever somebody waits, the cluster does one more step: start, run, end."""
     stages = iter(["start", "run", "end"])
 
-    def pause(_: float) -> None:
+    def step() -> None:
         stage = next(stages)
         shell.world.orchestrator.step()
         (job,) = [job for job in shell.world.records.find() if not job.state.final]
@@ -34,7 +40,7 @@ def ends(shell: Shell, state: str = "SUCCEEDED", result: dict[str, Any] | None =
             shell.world.ray.set(job.submission_id, state, printed="over\n", **details)
         shell.world.orchestrator.step()
 
-    return pause
+    shell.meanwhile = step
 
 
 def test_submit_prints_the_id_alone_and_says_what_exists(shell: Shell, index_file: Path) -> None:
@@ -52,7 +58,8 @@ def test_ps_is_plain_in_a_pipe_and_json_on_request(shell: Shell, index_file: Pat
     job_id = shell("submit", str(index_file)).stdout.strip()
     assert shell("ps").stdout.split("\t")[:5] == [job_id, "docs", "index", "QUEUED", "submitted"]
     (job,) = json.loads(shell("ps", "--json").stdout)
-    assert list(job) == ["id", "name", "kind", "state", "reason", "created_at", "ended_at", "waits"]
+    assert list(job) == list(PS_FIELDS)
+    assert {"id", "name", "kind", "state", "reason", "created_at", "ended_at", "waits"} <= set(job)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", job["created_at"])
     assert json.loads(shell("ps", "--state", "running", "--json").stdout) == []
 
@@ -62,7 +69,8 @@ def test_ps_and_show_say_why_a_job_waits(shell: Shell, index_file: Path) -> None
     shell.world.orchestrator.step()
     waits = "needs 2 CPUs, 0 are free; 1st in line"
     assert shell("ps").stdout.splitlines()[-1].split("\t")[-1] == waits
-    shown = dict(line.split("\t")[:2] for line in shell("show", ids[-1]).stdout.splitlines())
+    lines = [line.split("\t") for line in shell("show", ids[-1]).stdout.splitlines()]
+    shown = {line[0]: line[1] for line in lines if len(line) == 2}
     assert (shown["waits"], shown["project"], shown["priority"]) == (waits, "default", "0")
     assert json.loads(shell("show", ids[-1], "--json").stdout)["waits"] == waits
 
@@ -99,7 +107,8 @@ def test_following_a_job_prints_its_log_and_returns_its_result(
     shell: Shell, index_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job_id = shell("submit", str(index_file)).stdout.strip()
-    result = following.follow(shell.client(), job_id, pause=ends(shell, result={"chunks": 3}))
+    ends(shell, result={"chunks": 3})
+    result = following.follow(shell.client(), job_id)
     assert result == {"chunks": 3}
     captured = capsys.readouterr()
     # stdout is for what the job leads to: `tandem compare --json` follows three of them.
@@ -114,16 +123,15 @@ def test_following_a_job_prints_its_log_and_returns_its_result(
 
 def test_following_a_job_that_fails_says_why(shell: Shell, index_file: Path) -> None:
     job_id = shell("submit", str(index_file)).stdout.strip()
-    pause = ends(shell, "FAILED", exit_code=1, message="Job entrypoint command failed with exit code 1")
+    ends(shell, "FAILED", exit_code=1, message="Job entrypoint command failed with exit code 1")
     with pytest.raises(JobFailedError, match=r"FAILED \(job_error\): Job entrypoint command failed"):
-        following.follow(shell.client(), job_id, pause=pause)
+        following.follow(shell.client(), job_id)
     result = shell("submit", str(index_file), "--follow")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {job_id}: FAILED (job_error)")
     # A story that is told again tries its failed step again.
-    following.submit_and_follow(
-        shell.client(), shell.world.records.get(job_id).spec, "indexing", pause=ends(shell, result={"chunks": 1})
-    )
+    ends(shell, result={"chunks": 1})
+    following.submit_and_follow(shell.client(), shell.world.records.get(job_id).spec, "indexing")
     assert [job.id for job in shell.world.records.find()] == [job_id, f"{job_id}-2"]
 
 
@@ -280,3 +288,148 @@ def test_every_command_explains_itself(shell: Shell) -> None:
         result = shell(command, "--help")
         assert result.exit_code == 0
         assert "Usage" in result.stdout
+
+
+def test_ps_finds_jobs_by_kind_project_user_and_time(shell: Shell, index_file: Path) -> None:
+    for name, project in (("a", "nlp"), ("b", "default")):
+        shell("submit", str(index_file), f"name={name}", f"queue.project={project}")
+        shell.world.now += 3600
+
+    def found(*words: str) -> list[str]:
+        return [job["name"] for job in json.loads(shell("ps", "--json", *words).stdout)]
+
+    assert found() == ["a", "b"]
+    assert found("--project", "nlp") == ["a"]
+    assert found("--user", "ada", "--kind", "index") == ["a", "b"]
+    assert found("--user", "bob") == found("--kind", "compare") == found("--since", "1d") == []
+    assert found("--since", "1970-01-12T14:00:00+00:00") == ["b"]
+    assert found("--limit", "1") == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("30m", "2026-11-30T11:30:00+00:00"),
+        ("2d", "2026-11-28T12:00:00+00:00"),
+        ("2026-11-29T10:00+02:00", "2026-11-29T08:00:00+00:00"),
+    ],
+)
+def test_times_as_people_write_them(text: str, meant: str) -> None:
+    assert moment(text, datetime(2026, 11, 30, 12, tzinfo=UTC)) == meant
+
+
+@pytest.mark.parametrize("text", ["yesterday", "12", "h", "999999999999w"])
+def test_no_time(text: str) -> None:
+    with pytest.raises(InputError, match="no time"):
+        moment(text, datetime.now(UTC))
+
+
+def test_watching_shows_what_has_changed(shell: Shell, index_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell("submit", str(index_file))
+
+    def pause(_: float) -> None:
+        if shell.world.records.find()[0].state.final:
+            raise KeyboardInterrupt
+        shell.world.turn()
+
+    def look() -> list[dict[str, Any]]:
+        return [{field: job[field] for field in PS_FIELDS} for job in shell.client().jobs()]
+
+    with pytest.raises(KeyboardInterrupt):
+        watch_jobs(look, pause=pause)
+    states = [line.split("\t")[3] for line in capsys.readouterr().out.splitlines()]
+    assert [state for at, state in enumerate(states) if states[at - 1 : at] != [state]] == [
+        "QUEUED", "STARTING", "RUNNING", "SUCCEEDED",
+    ]  # fmt: skip
+
+
+def test_show_has_all_that_is_on_record(shell: Shell, index_file: Path) -> None:
+    job_id = shell("submit", str(index_file)).stdout.strip()
+    for _ in range(3):
+        shell.world.turn()
+    folder = shell.world.orchestrator.files(job_id).path
+    (folder / "environment-1.json").write_text(json.dumps({"ray": "2.60.0", "python": "3.11.9"}))
+    lines = shell("show", job_id).stdout.splitlines()
+    shown = {cells[0]: cells[1] for line in lines if len(cells := line.split("\t")) == 2}
+    assert (shown["user"], shown["needs"], shown["used"]) == ("ada", "CPU 2", "0.00111 CPU hours")
+    assert shown["submitted with"].startswith("tandem ")
+    changes = [line.split("\t") for line in lines if len(line.split("\t")) == 5]
+    assert [(state, lasted) for _, state, _, lasted, _ in changes] == [
+        ("QUEUED", "1 s"), ("STARTING", "1 s"), ("RUNNING", "1 s"), ("SUCCEEDED", ""),
+    ]  # fmt: skip
+    (attempt,) = [line.split("\t") for line in lines if len(line.split("\t")) == 6]
+    assert attempt[:4] == ["1", "done", "", "2 s"]
+    assert attempt[4] == "python 3.11.9, ray 2.60.0"
+    assert attempt[5].endswith(f"#/jobs/{job_id}.1")
+    spec = yaml.safe_load("\n".join(lines[lines.index("kind: index") :]))
+    assert spec == shell.world.records.get(job_id).spec
+
+
+def test_the_code_that_a_job_was_submitted_from_is_on_record(shell: Shell, index_file: Path, tmp_path: Path) -> None:
+    assert "git_commit" not in here(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet", "."], cwd=tmp_path, check=True)
+    subprocess.run([*git, "add", "index.yaml"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "a"], cwd=tmp_path, check=True)
+    assert here(tmp_path)["git_changed"] is False
+    index_file.write_text(index_file.read_text() + "# changed\n")
+    job = shell.client().job(shell("submit", str(index_file)).stdout.strip())
+    assert re.fullmatch("[0-9a-f]{40}", job["origin"]["git_commit"])
+    assert job["origin"]["git_changed"] is True
+    assert "with changes that aren't committed" in shell("show", job["id"]).stdout
+
+
+def test_keys_are_made_listed_and_taken_back(shell: Shell, monkeypatch: pytest.MonkeyPatch, index_file: Path) -> None:
+    made = shell("keys", "add", "eve", "--role", "viewer")
+    assert (made.exit_code, len(made.stdout.splitlines())) == (0, 1)
+    assert made.stdout.strip() not in (shell.world.cluster.storage / "server-keys.json").read_text()
+    assert [line.split("\t")[:2] for line in shell("keys", "list").stdout.splitlines()] == [
+        ["ada", "admin"], ["eve", "viewer"],
+    ]  # fmt: skip
+    assert shell("keys", "add", "eve").exit_code == 2
+    with monkeypatch.context() as eve:
+        eve.setenv("TANDEM_API_KEY", made.stdout.strip())
+        assert shell("ps").exit_code == 0
+        refused = shell("submit", str(index_file))
+        assert refused.exit_code == 3
+        assert "the key of 'eve' is a viewer's: this needs a submitter's" in refused.stderr
+        assert shell("keys", "list").exit_code == 3
+    assert shell("keys", "revoke", "eve").exit_code == 0
+    assert shell("keys", "revoke", "eve").exit_code == 2
+    last = shell("keys", "revoke", "ada")
+    assert (last.exit_code, "the cluster's own key" in last.stderr) == (2, True)
+    assert {role.value for role in RoleName} == {str(role) for role in Role}
+
+
+def test_submitters_end_their_own_jobs_alone(shell: Shell, monkeypatch: pytest.MonkeyPatch, index_file: Path) -> None:
+    job_id = shell("submit", str(index_file)).stdout.strip()
+    monkeypatch.setenv("TANDEM_API_KEY", shell("keys", "add", "bob").stdout.strip())
+    refused = shell("stop", job_id)
+    assert (refused.exit_code, f"{job_id} is a job of ada" in refused.stderr) == (3, True)
+    own = shell("submit", str(index_file), "name=own").stdout.strip()
+    shell.meanwhile = shell.world.turn
+    assert shell("stop", own).stdout == f"{own}: STOPPED\n"
+
+
+def test_stopping_what_has_ended_is_bad_input(shell: Shell, index_file: Path) -> None:
+    job_id = shell("submit", str(index_file)).stdout.strip()
+    for _ in range(3):
+        shell.world.turn()
+    result = shell("stop", job_id)
+    assert result.exit_code == 2
+    assert f"{job_id} can't be stopped: it has ended already, and is SUCCEEDED" in result.stderr
+
+
+def test_another_spec_of_the_same_name_is_told(shell: Shell, index_file: Path) -> None:
+    first = shell("submit", str(index_file)).stdout.strip()
+    second = shell("submit", str(index_file), "chunk.tokens=99")
+    assert second.exit_code == 0
+    assert f"stands for this job from now on; unfinished, with another spec: {first}" in second.stderr
+    assert json.loads(shell("show", "docs", "--json").stdout)["id"] == second.stdout.strip()
+
+
+def test_waiting_has_its_limit(shell: Shell, index_file: Path) -> None:
+    job_id = shell("submit", str(index_file)).stdout.strip()
+    result = shell("wait", job_id, "--timeout", "0")
+    assert result.exit_code == 1
+    assert "still QUEUED after 0 s" in result.stderr

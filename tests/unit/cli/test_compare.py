@@ -8,29 +8,34 @@ import pytest
 from stand_ins.report import report
 from stand_ins.shell import Shell
 
-from tandem.artifacts.manifest import write_manifest
 from tandem.cli import compare as comparing
 
 REPORT = report("raft", base=0.0, raft=0.5)
 
 
 @pytest.fixture
-def steps(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The jobs that were submitted; each ends at once with what its kind returns."""
-    submitted: list[dict[str, Any]] = []
-    storage = shell.world.cluster.storage
+def submitted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was submitted; it ends at once with what its kind returns."""
+    specs: list[dict[str, Any]] = []
+    folder = shell.world.cluster.storage / "report"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(REPORT))
 
     def submit_and_follow(_: Any, spec: dict[str, Any], title: str, *, again: bool = False) -> dict[str, Any]:
-        submitted.append(spec)
-        folder = storage / "artifacts" / spec["name"] / f"{spec['name']}-{len(submitted)}"
-        folder.mkdir(parents=True)
-        if spec["kind"] == "finetune":
-            write_manifest(folder, name=spec["name"], id=folder.name, type="adapter", meta={})
-        (folder / "report.json").write_text(json.dumps(REPORT))
-        return {"artifact": str(folder), "report": str(folder)}
+        specs.append(spec)
+        if spec["kind"] == "compare":
+            return {"report": str(folder)}
+        result = {name: {"job": f"{step['spec']['name']}-{len(specs)}"} for name, step in spec["steps"].items()}
+        result["compare"]["report"] = str(folder)
+        return {"steps": result}
 
     monkeypatch.setattr(comparing, "submit_and_follow", submit_and_follow)
-    return submitted
+    return specs
+
+
+def spec_of(pipeline: dict[str, Any], step: str) -> dict[str, Any]:
+    spec: dict[str, Any] = pipeline["steps"][step]["spec"]
+    return spec
 
 
 @pytest.fixture
@@ -41,49 +46,56 @@ def qa(tmp_path: Path) -> Path:
 
 
 def test_the_whole_way_from_a_folder_to_a_verdict_and_an_endpoint(
-    shell: Shell, steps: list[dict[str, Any]], docs: Path, qa: Path
+    shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path
 ) -> None:
     result = shell("compare", "--docs", str(docs), "--qa", str(qa))
     assert result.exit_code == 0, result.output
-    assert [spec["kind"] for spec in steps] == ["index", "finetune", "compare"]
-    train = [json.loads(line) for line in Path(steps[1]["data"]["train"]).read_text().splitlines()]
-    held_out = [json.loads(line) for line in Path(steps[2]["eval"]).read_text().splitlines()]
+    (pipeline,) = submitted
+    assert list(pipeline["steps"]) == ["docs", "raft", "compare"]
+    train_path, eval_path = Path(spec_of(pipeline, "raft")["data"]["train"]), Path(spec_of(pipeline, "compare")["eval"])
+    train, held_out = ([json.loads(line) for line in path.read_text().splitlines()] for path in (train_path, eval_path))
     assert (len(train), len(held_out)) == (14, 6)
     assert not {row["question"] for row in train} & {row["question"] for row in held_out}
     # The adapter that this run made, and no later one of the same name.
-    assert steps[2]["raft_adapter"] == "artifact:docs-raft@docs-raft-2"
+    assert spec_of(pipeline, "compare")["raft_adapter"] == "${raft.artifact}"
     assert shell.serve.apps["docs"]["args"]["adapters"] == [
-        {"name": "docs-raft", "uri": "artifact:docs-raft@docs-raft-2"}
+        {"name": "docs-raft", "uri": "artifact:docs-raft@docs-raft-1"}
     ]
     assert "verdict: raft wins: it answers 50 % of 4 questions exactly right" in result.stdout
+    written = train_path.stat().st_mtime_ns
     assert json.loads(shell("compare", "--docs", str(docs), "--qa", str(qa), "--no-deploy", "--json").stdout) == REPORT
-    # The same folder and questions are the same jobs, which the server knows to be done.
-    assert steps[3] == steps[0]
+    # The same folder and questions are the same pipeline, which the server knows to be done; nor are its files newer.
+    assert submitted[1] == pipeline
+    assert train_path.stat().st_mtime_ns == written
 
 
-def test_changed_documents_are_other_jobs(shell: Shell, steps: list[dict[str, Any]], docs: Path, qa: Path) -> None:
+def test_changed_documents_are_other_jobs(shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path) -> None:
     command = ("compare", "--docs", str(docs), "--qa", str(qa), "--no-train", "--no-deploy")
     assert shell(*command).exit_code == 0
     (docs / "b.md").write_text("new")
     assert shell(*command).exit_code == 0
-    assert [spec["kind"] for spec in steps] == ["index", "compare", "index", "compare"]
-    assert steps[0]["revision"] != steps[2]["revision"]
-    assert steps[1]["eval"] != steps[3]["eval"]
-    assert steps[1]["arms"] == ["base", "rag"]
+    before, after = submitted
+    assert list(before["steps"]) == list(after["steps"]) == ["docs", "compare"]
+    assert spec_of(before, "docs")["revision"] != spec_of(after, "docs")["revision"]
+    assert spec_of(before, "compare")["eval"] != spec_of(after, "compare")["eval"]
+    assert spec_of(before, "compare")["arms"] == ["base", "rag"]
     assert shell.serve.apps == {}
 
 
-def test_an_adapter_that_exists_is_not_trained(shell: Shell, steps: list[dict[str, Any]], docs: Path, qa: Path) -> None:
+def test_an_adapter_that_exists_is_not_trained(
+    shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path
+) -> None:
     result = shell(
         "compare", "--docs", str(docs), "--qa", str(qa), "--adapter", "artifact:mine@1", "--name", "mine", "--no-deploy"
     )
     assert result.exit_code == 0
-    assert [spec["name"] for spec in steps] == ["mine-docs", "mine-compare"]
-    assert steps[1]["raft_adapter"] == "artifact:mine@1"
+    (pipeline,) = submitted
+    assert [spec_of(pipeline, step)["name"] for step in pipeline["steps"]] == ["mine-docs", "mine-compare"]
+    assert spec_of(pipeline, "compare")["raft_adapter"] == "artifact:mine@1"
 
 
-def test_a_compare_file(shell: Shell, steps: list[dict[str, Any]], tmp_path: Path, qa: Path) -> None:
+def test_a_compare_file(shell: Shell, submitted: list[dict[str, Any]], tmp_path: Path, qa: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"kind: compare\nname: c\nmodel: hf:a/b\neval: {qa}\ncollection: docs\n")
     result = shell("compare", "c.yaml", "top_k=5", "--json")
     assert json.loads(result.stdout)["verdict"]["winner"] == "raft"
-    assert steps[0]["top_k"] == 5
+    assert submitted[0]["top_k"] == 5

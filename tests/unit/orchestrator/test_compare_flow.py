@@ -9,6 +9,7 @@ import pytest
 from tandem.data.rows import QaRow, read_qa
 from tandem.errors import DataError, InputError
 from tandem.orchestrator.compare_flow import CompareOptions, ComparePlan, plan_compare, row_line, slug
+from tandem.specs import CompareSpec, FinetuneSpec, IndexSpec
 
 ROWS = [
     QaRow(str(n), f"What is setting {n}?", (f"value {n}",), source=f"{n}.md", extra={"slice": "a"}) for n in range(20)
@@ -29,21 +30,40 @@ def plan(
     return plan_compare(docs, files, rows, CompareOptions(**options), storage=tmp_path, cpus=cpus)
 
 
+def index(made: ComparePlan) -> IndexSpec:
+    spec = made.pipeline.steps["docs"].spec
+    assert isinstance(spec, IndexSpec)
+    return spec
+
+
+def finetune(made: ComparePlan) -> FinetuneSpec:
+    spec = made.pipeline.steps["raft"].spec
+    assert isinstance(spec, FinetuneSpec)
+    return spec
+
+
+def compare(made: ComparePlan) -> CompareSpec:
+    spec = made.pipeline.steps["compare"].spec
+    assert isinstance(spec, CompareSpec)
+    return spec
+
+
 def test_every_step_meets_the_others_in_names_and_files(tmp_path: Path) -> None:
     made = plan(tmp_path)
-    assert made.name == "my-docs"
-    assert made.finetune is not None
-    assert made.index.collection_name == made.finetune.retrieval.collection == made.name  # type: ignore[union-attr]
-    assert made.finetune.data.train == str(made.train_path)
+    assert made.name == made.pipeline.name == "my-docs"
+    needs = {name: step.needs for name, step in made.pipeline.steps.items()}
+    assert needs == {"docs": (), "raft": ("docs",), "compare": ("docs", "raft")}
+    assert index(made).collection_name == finetune(made).retrieval.collection == made.name  # type: ignore[union-attr]
+    assert finetune(made).data.train == str(made.train_path)
     assert made.train_path.parent == made.eval_path.parent
     assert made.train_path.parent.parent == tmp_path / "compare" / "my-docs"
-    compare = made.compare("artifact:my-docs-raft@x")
-    assert compare.arms == ("base", "rag", "raft")
-    assert (compare.eval, compare.collection, compare.model) == (str(made.eval_path), made.name, made.finetune.model)
+    asked = compare(made)
+    assert asked.arms == ("base", "rag", "raft")
+    assert asked.raft_adapter == "${raft.artifact}"
+    assert (asked.eval, asked.collection, asked.model) == (str(made.eval_path), made.name, finetune(made).model)
     (app,) = made.serve_config("artifact:my-docs-raft@x")["applications"]
     assert (app["name"], app["route_prefix"]) == ("my-docs", "/my-docs")
     assert app["args"]["default_model"] == "my-docs-raft"
-    assert len({made.index.name, made.finetune.name, compare.name}) == 3
 
 
 def test_no_question_is_trained_on_and_asked_and_the_split_is_the_same_in_any_order(tmp_path: Path) -> None:
@@ -55,22 +75,22 @@ def test_no_question_is_trained_on_and_asked_and_the_split_is_the_same_in_any_or
 
 def test_without_training_every_question_is_asked(tmp_path: Path) -> None:
     made = plan(tmp_path, train=False)
-    assert made.finetune is None
+    assert list(made.pipeline.steps) == ["docs", "compare"]
     assert made.eval == tuple(ROWS)
-    assert made.compare(None).arms == ("base", "rag")
+    assert compare(made).arms == ("base", "rag")
     (app,) = made.serve_config(None)["applications"]
     assert app["args"]["adapters"] == []
 
 
 def test_a_given_adapter_is_compared_on_questions_that_this_split_would_not_have_trained_on(tmp_path: Path) -> None:
     made = plan(tmp_path, train=False, adapter="/an/adapter")
-    assert made.finetune is None
+    assert list(made.pipeline.steps) == ["docs", "compare"]
     assert made.eval == plan(tmp_path).eval
-    assert made.compare(made.adapter).raft_adapter == "/an/adapter"
+    assert compare(made).raft_adapter == "/an/adapter"
 
 
 def test_one_core_trains_with_one_worker(tmp_path: Path) -> None:
-    assert plan(tmp_path, cpus=1).finetune.workers == 1  # type: ignore[union-attr]
+    assert finetune(plan(tmp_path, cpus=1)).workers == 1
 
 
 def test_too_few_questions_and_names_that_cannot_be(tmp_path: Path) -> None:
@@ -84,8 +104,7 @@ def test_too_few_questions_and_names_that_cannot_be(tmp_path: Path) -> None:
 
 
 def specs(made: ComparePlan) -> list[str]:
-    assert made.finetune is not None
-    return [made.index.digest(), made.finetune.digest(), made.compare("artifact:x@1").digest()]
+    return [step.spec.digest() for step in made.pipeline.steps.values()]
 
 
 def test_other_contents_make_other_jobs(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tandem.orchestrator.preflight import absolute, inputs, missing_inputs
+from tandem.orchestrator.preflight import absolute, changed_at, inputs, missing_inputs
 from tandem.specs import KINDS
 
 
@@ -93,3 +94,37 @@ def test_rows_may_be_a_glob_a_folder_or_lie_elsewhere(tmp_path: Path) -> None:
     assert [fault.what for fault in missing_inputs(spec, where="f.yaml")] == [
         f"no file of rows here: {tmp_path}/none/*.csv"
     ]
+
+
+def test_when_the_files_of_a_spec_last_changed(tmp_path: Path) -> None:
+    def at(seconds: float, *names: str) -> None:
+        for name in names:
+            os.utime(tmp_path / name, (seconds, seconds))
+
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    for name in ("docs/a.md", "docs/deep/b.md", "other.md"):
+        (tmp_path / name).write_text("text")
+    at(100, "docs", "docs/deep", "docs/a.md", "other.md")
+    at(200, "docs/deep/b.md")
+    spec = {"kind": "index", "sources": [{"uri": str(tmp_path / "docs")}], "embedder": {"model": "hf:a/b"}}
+    assert changed_at(spec) == 200
+    # What is taken out changes the folder that it was in.
+    (tmp_path / "docs/deep/b.md").unlink()
+    at(300, "docs/deep")
+    assert changed_at(spec) == 300
+    train = {"kind": "finetune", "model": "hf:a/b", "data": {"train": str(tmp_path / "docs/*.md")}, "deepspeed": 2}
+    assert changed_at(train) == 300
+    assert changed_at({**train, "data": {"train": str(tmp_path / "other.md")}}) == 100
+    for uri in ("s3://bucket/x", "${docs.artifact}", str(tmp_path / "nowhere")):
+        assert changed_at({**train, "data": {"train": uri}}) is None
+
+
+def test_of_a_pipeline_the_inputs_of_every_step_are_looked_at(tmp_path: Path) -> None:
+    train = {"kind": "finetune", "model": "${a.model}", "data": {"train": "rows.jsonl"}}
+    pipeline = {"kind": "pipeline", "steps": {"a": {"spec": {**train, "model": "model"}}, "b": {"spec": train}}}
+    whole = absolute(pipeline, tmp_path)
+    assert whole["steps"]["a"]["spec"]["model"] == str(tmp_path / "model")
+    # What another step makes isn't there yet.
+    assert whole["steps"]["b"]["spec"]["model"] == "${a.model}"
+    places = [str(fault.where) for fault in missing_inputs(whole, where="p.yaml")]
+    assert places == ["p.yaml: step a: model", "p.yaml: step a: data.train", "p.yaml: step b: data.train"]

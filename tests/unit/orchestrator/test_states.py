@@ -21,6 +21,7 @@ def test_every_reason_says_whether_how_often_and_after_how_long_it_is_retried() 
     assert set(RETRIES) == set(Reason)
     limits = {reason: retry.limit for reason, retry in RETRIES.items() if retry is not None}
     assert limits == {
+        Reason.DISK_FULL: 4,
         Reason.DRIVER_DIED: 2,
         Reason.NODE_LOST: 4,
         Reason.HEAD_LOST: 4,
@@ -64,6 +65,10 @@ def test_every_input_error_is_a_user_error() -> None:
         (Observation("FAILED", exit_code=-9), State.FAILED, Reason.DRIVER_DIED),
         (Observation("FAILED", exit_code=2), State.FAILED, Reason.USER_ERROR),
         (Observation("FAILED", exit_code=1), State.FAILED, Reason.JOB_ERROR),
+        (Observation("FAILED", exit_code=74), State.FAILED, Reason.DISK_FULL),
+        (Observation("FAILED", exit_code=1, error={"type": "DiskFullError"}), State.FAILED, Reason.DISK_FULL),
+        # It found that another driver had been there: Ray had forgotten that one.
+        (Observation("FAILED", exit_code=75), State.FAILED, Reason.HEAD_LOST),
         (Observation("FAILED", error_type="JOB_SUPERVISOR_ACTOR_DIED"), State.FAILED, Reason.NODE_LOST),
         (Observation("FAILED", error_type="JOB_SUPERVISOR_ACTOR_START_TIMEOUT"), State.FAILED, Reason.START_FAILED),
         (Observation("FAILED", error_type="RUNTIME_ENV_SETUP_FAILURE"), State.FAILED, Reason.START_FAILED),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tandem.config.cluster import Cluster
 from tandem.errors import DataError, StoreError, WorkerLostError
 from tandem.orchestrator.states import RETRIES, Observation, Reason, ending
 from tandem.runner import __main__ as runner
+from tandem.runner import claim as claim_module
 
 
 @pytest.fixture
@@ -156,3 +159,82 @@ def test_broken_spec_is_an_error_too(job: Path) -> None:
     (job / "spec.json").write_text("{")
     assert runner.main([str(job)]) == 1
     assert "JSONDecodeError" in (job / "error.json").read_text()
+
+
+def claims(job: Path, monkeypatch: pytest.MonkeyPatch, attempt: str, wanted: str | None) -> int:
+    if wanted is not None:
+        (job / "attempt").write_text(wanted)
+    monkeypatch.setenv("TANDEM_ATTEMPT", attempt)
+    return runner.main([str(job)])
+
+
+def test_an_attempt_has_one_driver(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with(monkeypatch, {"documents": 3})
+    assert claims(job, monkeypatch, "1", "1") == 0
+    (job / "result.json").unlink()
+    # Ray has forgotten it and starts it again.
+    assert claims(job, monkeypatch, "1", "1") == 75
+    assert claims(job, monkeypatch, "2", "2") == 0
+
+
+@pytest.mark.parametrize("wanted", [None, "2"])
+def test_a_driver_whose_attempt_is_over_does_nothing(
+    job: Path, monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    (job / "result.json").write_text("{}")  # of the attempt that is
+    ends_with(monkeypatch, AssertionError("it ran"))
+    assert claims(job, monkeypatch, "1", wanted) == 75
+    assert (job / "result.json").exists()
+    assert not (job / "error.json").exists()
+
+
+def test_a_driver_that_another_attempt_has_replaced_writes_no_result(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(spec: object, context: object) -> dict[str, Any]:
+        (job / "attempt").write_text("2")
+        return {}
+
+    monkeypatch.setattr(runner, "run", run)
+    assert claims(job, monkeypatch, "1", "1") == 75
+    assert not (job / "result.json").exists()
+
+
+def test_a_driver_looks_all_the_time_whether_it_may_work(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim_module, "LOOK_EVERY_S", 0.001)
+    ended = threading.Event()
+    (job / "attempt").write_text("1")
+    over = claim_module.watch(job, "1", ended.set)
+    # A storage folder that is away for the moment says nothing.
+    job.rename(job.with_name("away"))
+    assert not ended.wait(0.05)
+    job.with_name("away").rename(job)
+    (job / "attempt").write_text("2")
+    assert ended.wait(20)
+    over.set()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device", "/s/a"), Wrapped(OSError(122, "x"))]
+)
+def test_a_full_disk_is_told_apart(job: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    ends_with(monkeypatch, error)
+    assert runner.main([str(job)]) == 1
+    said = json.loads((job / "error.json").read_text())
+    assert (said["type"], said["remedy"]) == ("DiskFullError", "make room under the storage folder")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # Not even that can be written.
+    monkeypatch.setattr(runner, "write_whole", full)
+    assert runner.main([str(job)]) == 74
+
+
+def test_each_attempt_says_what_it_ran_on(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with(monkeypatch, StoreError("lost"))
+    for attempt in ("1", "2"):
+        assert claims(job, monkeypatch, attempt, attempt) == 1
+    first, second = (json.loads((job / f"environment-{attempt}.json").read_text()) for attempt in (1, 2))
+    assert first == second
+    assert {"tandem", "python", "ray", "torch", "host", "dir"} <= set(first)

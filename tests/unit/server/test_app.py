@@ -3,31 +3,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 from stand_ins.world import World, index_spec
 
 from tandem import errors
 from tandem.errors import TandemError
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.ray_jobs import HttpRayJobs
-from tandem.server.app import STATUSES, create_app
-
-
-def serve_down(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("refused", request=request)
-
-
-@pytest.fixture
-def client(world: World) -> TestClient:
-    deployer = Deployer(world.cluster, HttpRayJobs(world.cluster, transport=httpx.MockTransport(serve_down)))
-    app = create_app(world.records, world.orchestrator, deployer, api_key="secret-key")
-    return TestClient(app, headers={"Authorization": "Bearer secret-key"}, raise_server_exceptions=False)
+from tandem.orchestrator.roles import Role, ServerKeys
+from tandem.server.faults import STATUSES
 
 
 def submit(client: TestClient, name: str = "docs", **body: Any) -> Any:
     return client.post("/api/v1/jobs", json={"spec": index_spec(name), **body}).json()
+
+
+def listed(client: TestClient, query: str = "") -> Any:
+    return client.get(f"/api/v1/jobs{query}").json()["jobs"]
 
 
 def test_every_error_has_a_status() -> None:
@@ -54,26 +45,29 @@ def test_a_submission_is_made_once_unless_again(client: TestClient) -> None:
     assert submit(client)["id"] == first["id"]
     assert submit(client, again=True)["id"] == f"{first['id']}-2"
     assert submit(client)["id"] == f"{first['id']}-2"
-    assert [job["id"] for job in client.get("/api/v1/jobs").json()] == [first["id"], f"{first['id']}-2"]
+    assert [job["id"] for job in listed(client)] == [f"{first['id']}-2", first["id"]]
 
 
 def test_the_list_is_filtered(client: TestClient) -> None:
     submit(client, "a")
     submit(client, "b")
-    assert [job["name"] for job in client.get("/api/v1/jobs?name=b").json()] == ["b"]
-    assert client.get("/api/v1/jobs?state=RUNNING&state=FAILED").json() == []
-    assert len(client.get("/api/v1/jobs?state=QUEUED&kind=index&limit=1").json()) == 1
+    assert [job["name"] for job in listed(client, "?name=b")] == ["b"]
+    assert listed(client, "?state=RUNNING&state=FAILED") == []
+    assert len(listed(client, "?state=QUEUED&kind=index&limit=1")) == 1
     assert client.get("/api/v1/jobs?state=NOPE").status_code == 422
 
 
 def test_bad_specs_are_refused_with_their_fields(client: TestClient) -> None:
-    response = client.post("/api/v1/jobs", json={"spec": {"kind": "index", "name": "a", "sources": ["x"], "typo": 1}})
-    assert response.status_code == 400
+    spec = {"kind": "index", "name": "a", "sources": ["x"], "typo": 1, "chunk": {"tokens": "many"}}
+    response = client.post("/api/v1/jobs", json={"spec": spec})
+    assert response.status_code == 422
     assert response.json()["error"]["type"] == "InvalidSpecError"
-    assert "typo" in response.json()["error"]["what"]
+    said = response.json()["error"]["what"].splitlines()
+    assert [line.split(":")[0] for line in said] == ["chunk.tokens", "typo"]
     response = client.post("/api/v1/jobs", json={"spec": {"kind": "cluster"}})
-    assert "isn't a kind of job" in response.json()["error"]["what"]
-    assert client.get("/api/v1/jobs").json() == []
+    assert "'cluster'" in response.json()["error"]["what"]
+    assert "'index'" in response.json()["error"]["what"]
+    assert listed(client) == []
 
 
 def test_a_job_is_shown_with_its_changes(client: TestClient, world: World) -> None:
@@ -125,7 +119,7 @@ def test_what_could_never_start_is_refused_unless_it_was_there_before(client: Te
     assert (response.status_code, response.json()["error"]["type"]) == (400, "SpecError")
     assert "needs 10 CPUs, the cluster has 4 CPUs" in response.json()["error"]["what"]
     assert response.json()["error"]["where"].startswith("job wide: embedder.workers")
-    assert client.get("/api/v1/jobs").json() == []
+    assert listed(client) == []
     known = world.submit("wide", embedder=wide)
     assert client.post("/api/v1/jobs", json=body).json()["id"] == known.id
     assert client.post("/api/v1/jobs", json={**body, "again": True}).status_code == 400
@@ -137,7 +131,7 @@ def test_a_job_says_why_it_waits_and_how_it_is_queued(client: TestClient, world:
     third = client.post("/api/v1/jobs", json={"spec": spec}).json()
     assert (third["project"], third["priority"], third["waits"]) == ("nlp", -2, None)
     world.orchestrator.step()
-    waits = {job["id"]: job["waits"] for job in client.get("/api/v1/jobs").json()}
+    waits = {job["id"]: job["waits"] for job in listed(client)}
     assert waits[third["id"]] == "needs 2 CPUs, 0 are free; 1st in line"
     # They start meanwhile: the next look says so.
     assert waits[first["id"]] is waits[second["id"]] is None
@@ -168,3 +162,78 @@ def test_it_serves_and_queues_while_the_head_is_down(client: TestClient, world: 
     world.ray.down = False
     world.orchestrator.step()
     assert client.get(f"/api/v1/jobs/{job['id']}").json()["state"] == "STARTING"
+
+
+def test_jobs_come_in_pages(client: TestClient, world: World) -> None:
+    ids = [world.submit(f"n{number}").id for number in range(5)]
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        page = client.get(f"/api/v1/jobs?limit=2{cursor}").json()
+        assert len(page["jobs"]) <= 2
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+        # What is submitted meanwhile comes first, and moves no page.
+        world.submit(f"later-{len(seen)}")
+    assert seen == ids[::-1]
+    assert client.get("/api/v1/jobs?limit=1001").status_code == 422
+
+
+def test_a_job_says_who_submitted_it_and_is_found_by_that(client: TestClient, keys: ServerKeys, world: World) -> None:
+    others = {"Authorization": f"Bearer {keys.add('bob', Role.SUBMITTER)[0]}"}
+    first = submit(client)
+    spec = index_spec("mine", queue={"project": "nlp"})
+    second = client.post("/api/v1/jobs", json={"spec": spec, "origin": {"git_commit": "abc"}}, headers=others).json()
+    assert (first["user"], second["user"]) == ("ada", "bob")
+    assert [job["id"] for job in listed(client, "?user=bob")] == [second["id"]]
+    assert [job["id"] for job in listed(client, "?project=nlp")] == [second["id"]]
+    assert [job["id"] for job in listed(client, "?project=default")] == [first["id"]]
+    assert client.get(f"/api/v1/jobs/{second['id']}").json()["origin"] == {"git_commit": "abc"}
+    world.orchestrator.step()
+    metadata = world.ray.metadata[f"{second['id']}.1"]
+    assert {"name": "mine", "kind": "index", "project": "nlp", "user": "bob"}.items() <= metadata.items()
+    world.now += 60
+    submit(client, "late")
+    assert [job["name"] for job in listed(client, "?since=1970-01-12T13:47:00Z")] == ["late"]
+    assert len(listed(client, "?since=1970-01-12T13:46:00%2B00:00")) == 3
+    assert client.get("/api/v1/jobs?since=yesterday").status_code == 422
+
+
+def test_another_spec_of_the_same_name_is_another_job_and_says_so(client: TestClient) -> None:
+    first = submit(client)
+    second = client.post("/api/v1/jobs", json={"spec": index_spec("docs", chunk={"tokens": 99})}).json()
+    assert second["created"] is True
+    assert second["same_name"] == [first["id"]]
+    # The same spec once more is no other one.
+    assert submit(client, again=True)["same_name"] == [second["id"]]
+
+
+def test_what_has_ended_cannot_be_stopped(client: TestClient, world: World) -> None:
+    job = submit(client)
+    for _ in range(3):
+        world.turn()
+    response = client.post(f"/api/v1/jobs/{job['id']}/stop")
+    assert response.status_code == 409
+    assert response.json()["error"]["what"] == f"{job['id']} can't be stopped: it has ended already, and is SUCCEEDED"
+    stopped = submit(client, "other")
+    for _ in range(2):
+        assert client.post(f"/api/v1/jobs/{stopped['id']}/stop").status_code == 200
+        world.orchestrator.step()
+
+
+def test_a_job_is_shown_with_what_it_took_and_where_to_look(client: TestClient, world: World) -> None:
+    job = submit(client)
+    for _ in range(3):
+        world.turn()
+    folder = world.orchestrator.files(job["id"]).path
+    (folder / "environment-1.json").write_text(json.dumps({"ray": "2.60.0"}))
+    (folder / "mlflow-run.json").write_text(json.dumps({"run_id": "r1", "experiment_id": "7"}))
+    shown = client.get(f"/api/v1/jobs/{job['id']}").json()
+    assert shown["needs"] == {"CPU": 2.0}
+    assert shown["used"] == pytest.approx({"CPU": 2 * 2 / 3600})
+    (attempt,) = shown["attempts"]
+    assert attempt["environment"] == {"ray": "2.60.0"}
+    assert attempt["dashboard"] == f"http://127.0.0.1:1/#/jobs/{job['id']}.1"
+    assert shown["mlflow"].endswith("#/experiments/7/runs/r1")

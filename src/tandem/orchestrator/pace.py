@@ -1,0 +1,65 @@
+"""When the control loop turns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from tandem.orchestrator.actions import Action, Start
+from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.states import State
+
+TURN_EVERY_S = 0.5
+# While a job is on its way to its driver, which takes one or two seconds.
+WATCHED_EVERY_S = 0.1
+WATCHED_FOR_S = 10.0
+LEAST_REST_S = 0.05
+
+
+class Pace:
+    """Twice a second; at once after a submission; ten times a second while a job is on its way."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+        self._watched = False
+        self._turned_at = self._looked_at = 0.0
+
+    def wake(self) -> None:
+        """Have the next turn come at once: there is something to do."""
+        self._woken.set()
+
+    def rest(self) -> bool:
+        """Wait until the next turn is due.
+
+        Returns:
+            Whether a quick one is enough: everything was looked at less than half a second ago.
+        """
+        self._woken.wait(WATCHED_EVERY_S if self._watched else TURN_EVERY_S)
+        # However many submissions come at once, turns don't follow each other without a pause.
+        time.sleep(max(0.0, self._turned_at + LEAST_REST_S - time.monotonic()))
+        self._woken.clear()
+        return time.monotonic() - self._looked_at < TURN_EVERY_S
+
+    def looks(self) -> None:
+        """Everything is looked at now."""
+        self._looked_at = time.monotonic()
+
+    def turned(self, *, watched: bool) -> None:
+        """A turn is over; whether a job is on its way."""
+        self._turned_at = time.monotonic()
+        self._watched = watched
+
+
+def on_its_way(jobs: Sequence[Job], actions: Sequence[Action], now: float) -> bool:
+    """Whether a job is: when it begins to run is told at once, not half a second later.
+
+    Args:
+        jobs: As they were before the actions.
+        actions: What was done.
+        now: Seconds since the epoch.
+    """
+    starting = (job for job in jobs if job.state is State.STARTING)
+    return any(isinstance(action, Start) for action in actions) or any(
+        job.current.submitted_at > now - WATCHED_FOR_S for job in starting
+    )

@@ -1,0 +1,60 @@
+"""The routes of applications on Ray Serve."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from tandem.orchestrator.deploy import Deployer
+from tandem.server import answers
+from tandem.server.bodies import Body
+from tandem.server.faults import documented
+from tandem.server.guard import admin_of
+
+
+class Application(BaseModel):
+    """One application of a Serve config; what else it may say is Ray Serve's to know."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1, max_length=200)
+
+
+class ServeConfig(BaseModel):
+    """A Ray Serve config."""
+
+    model_config = ConfigDict(extra="allow")
+
+    applications: list[Application] = Field(min_length=1)
+    http_options: dict[str, Any] | None = None
+
+
+class Deployment(Body):
+    """The body of a deploy."""
+
+    config: ServeConfig
+
+
+def apps_router(deployer: Deployer) -> APIRouter:
+    """Applications."""
+    router = APIRouter(prefix="/apps", tags=["applications"])
+
+    @router.put("", responses=documented(400, 403, 404, 413, 422, 502), dependencies=[Depends(admin_of)])
+    def deploy(body: Deployment) -> answers.Deployed:
+        """Hand a Serve config over; what is deployed under other names stays."""
+        return answers.Deployed(applications=deployer.deploy(body.config.model_dump(exclude_unset=True)))
+
+    @router.get("", responses=documented(502))
+    def applications() -> list[answers.App]:
+        """Every application that Ray Serve has."""
+        return [answers.App(**app.as_dict()) for app in deployer.status()]
+
+    @router.delete("/{name}", responses=documented(403, 404, 502), dependencies=[Depends(admin_of)])
+    def undeploy(name: Annotated[str, Path()]) -> answers.Undeployed:
+        """Take an application down."""
+        deployer.undeploy(name)
+        return answers.Undeployed(name=name)
+
+    return router
