@@ -27,6 +27,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "compare": (ARTIFACT,),
 }
 Location = tuple[str | int, ...]
+Tie = tuple[Location, str, "re.Match[str] | None"]  # where it is said, the step that is needed, the reference
 Fault = tuple[Location, str, str]  # place, message, pydantic's type of error or one of our own
 
 OneJob = Annotated[IndexSpec | FinetuneSpec | CompareSpec, Field(discriminator="kind")]
@@ -131,7 +132,7 @@ def _resolved(data: Any) -> tuple[list[Fault], Any]:
     faults = _names_twice(str(data.get("name")), specs)
     graph: dict[str, set[str]] = {}
     for name, step in steps.items():
-        ties = [(("steps", name, "needs", number), need, None) for number, need in enumerate(_needs(step))]
+        ties: list[Tie] = [(("steps", name, "needs", number), need, None) for number, need in _needs(step)]
         ties += [
             (("steps", name, "spec", *place), match["step"], match) for place, match in references(specs.get(name))
         ]
@@ -154,10 +155,11 @@ def _resolved(data: Any) -> tuple[list[Fault], Any]:
     return faults, {**data, "steps": changed}
 
 
-def _needs(step: Any) -> list[str]:
-    """The needs that a step states, as far as they are names."""
+def _needs(step: Any) -> list[tuple[int, str]]:
+    """The needs that a step states, as far as they are names, and which of them each is."""
     needs = step.get("needs") if isinstance(step, Mapping) else None
-    return [need for need in needs if isinstance(need, str)] if isinstance(needs, list | tuple) else []
+    listed = needs if isinstance(needs, list | tuple) else []
+    return [(number, need) for number, need in enumerate(listed) if isinstance(need, str)]
 
 
 def _all_needs(step: Mapping[str, Any], tied: set[str]) -> Any:
