@@ -107,6 +107,6 @@ def _fault(
     if len(place) == 3 and type_ == "missing":
         return SpecError("needs a spec", where=document.where(place[:2]), remedy="give its `spec`, or a `file`")
     step = data["steps"][place[1]]
-    kind = step["spec"].get("kind") if isinstance(step["spec"], Mapping) else None
+    kind = str(step["spec"].get("kind")) if isinstance(step["spec"], Mapping) else ""
     model: type[Spec] = KINDS[kind] if kind in OUTPUTS else PipelineSpec
     return fault_of(model, type_, message, place[3:], places[str(place[1])])
