@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,16 @@ class Drill:
             try:
                 self.world.orchestrator.step()
             except Killed:
-                self.world.restart()
+                self.start()
         self.ray.tick()
         self.world.now += 2
+
+    def start(self) -> None:
+        """Until it is up: it may be killed while it starts, too."""
+        while True:
+            with suppress(Killed):
+                self.world.restart()
+                return
 
     def run(self, *also: Callable[[Drill], None]) -> Drill:
         quiet = 0
