@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, WithJsonSchema, model_validator
 
 from tandem.specs import JOB_KINDS, KINDS, PipelineSpec
 
@@ -46,7 +46,10 @@ class Origin(BaseModel):
 class Plan(Body):
     """The body of a question: what would a pipeline do?"""
 
-    spec: PipelineSpec
+    # In the document in full with a submission; twice would be more than readers of schemas can bear.
+    spec: Annotated[
+        PipelineSpec, WithJsonSchema({"type": "object", "description": "a pipeline's spec, as a submission has it"})
+    ]
 
 
 class Submission(Body):
