@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from tandem.errors import JobFailedError
 @pytest.fixture
 def file(tmp_path: Path, docs: Path) -> str:
     """Two indexes side by side, and one that needs both."""
+    for path in (docs / "a.md", docs):
+        # Older than the jobs, by the clock of this world.
+        os.utime(path, (0, 0))
     (tmp_path / "a.yaml").write_text(f"kind: index\nname: a\nsources: [{docs}]\n")
     (tmp_path / "p.yaml").write_text(
         "kind: pipeline\nname: p\nsteps:\n"
