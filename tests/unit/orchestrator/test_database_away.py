@@ -155,8 +155,8 @@ def test_a_full_disk_under_the_database(small_disk: Path) -> None:
     job = world.submit()
     world.orchestrator.step()
     world.ray.set(f"{job.id}.1", "RUNNING")
+    client = api(world)  # which writes its keys down
     filler = fill(small_disk)
-    client = api(world)
     told = None
     for number in range(200):  # what room the log of the database has is used up first
         told = client.post("/api/v1/jobs", json={"spec": index_spec(f"n{number}")})
