@@ -83,7 +83,7 @@ def test_one_acts_and_the_other_takes_over_when_it_is_frozen_or_killed(tmp_path:
         job = second.submit("docs")
         assert (job["state"], job["created"]) == ("QUEUED", True)
         assert first.submit("docs")["created"] is False
-        assert [found["id"] for found in first.get("/jobs")] == [job["id"]]
+        assert [found["id"] for found in first.get("/jobs")["jobs"]] == [job["id"]]
 
         first.process.send_signal(signal.SIGSTOP)
         until(lambda: second.get("/status")["acts"])
