@@ -107,7 +107,16 @@ def main(arguments: list[str]) -> int:
         if not claim(folder, attempt):
             print(f"attempt {attempt} has a driver already, or isn't wanted any more: nothing is done", file=sys.stderr)
             return NOT_WANTED
-        watch(folder, attempt)
+    over = None if attempt is None else watch(folder, attempt)
+    try:
+        return _work(folder, attempt)
+    finally:
+        # Whoever called this in a process of its own goes on after it.
+        if over is not None:
+            over.set()
+
+
+def _work(folder: Path, attempt: str | None) -> int:
     for name in ("result.json", "error.json"):
         (folder / name).unlink(missing_ok=True)
     try:

@@ -58,7 +58,7 @@ def watch(folder: Path, attempt: str, end: Callable[[], None] | None = None) -> 
                 stays = wanted(folder, attempt)
             except OSError:
                 continue
-            if not stays:
+            if not stays and not over.is_set():
                 print(f"attempt {attempt} isn't wanted any more: another one has taken its place", flush=True)
                 (end or _die)()
                 return

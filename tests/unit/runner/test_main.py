@@ -200,6 +200,15 @@ def test_a_driver_that_another_attempt_has_replaced_writes_no_result(
     assert not (job / "result.json").exists()
 
 
+def test_nobody_looks_any_more_when_the_job_has_ended(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_with(monkeypatch, {})
+    assert claims(job, monkeypatch, "1", "1") == 0
+    looking = [thread for thread in threading.enumerate() if thread.name == "claim"]
+    for thread in looking:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in looking)
+
+
 def test_a_driver_looks_all_the_time_whether_it_may_work(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim_module, "LOOK_EVERY_S", 0.001)
     ended = threading.Event()
