@@ -103,10 +103,9 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0]).absolute()
     # Not there where somebody runs a folder by hand.
     attempt = os.environ.pop(ATTEMPT_VARIABLE, None)
-    if attempt is not None:
-        if not claim(folder, attempt):
-            print(f"attempt {attempt} has a driver already, or isn't wanted any more: nothing is done", file=sys.stderr)
-            return NOT_WANTED
+    if attempt is not None and not claim(folder, attempt):
+        print(f"attempt {attempt} has a driver already, or isn't wanted any more: nothing is done", file=sys.stderr)
+        return NOT_WANTED
     over = None if attempt is None else watch(folder, attempt)
     try:
         return _work(folder, attempt)
