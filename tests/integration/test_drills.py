@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from stand_ins.command_line import Tandem, until
 from stand_ins.held_requests import held_requests
 from stand_ins.postgres import Postgres, missing, postgres
-from stand_ins.tandem import Tandem, until
 from tiny_models import write_embedder, write_llama
 
 from tandem.orchestrator.local import Marks, down

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from stand_ins.tandem import Tandem, until
+from stand_ins.command_line import Tandem, until
 from tiny_models import write_embedder, write_llama
 
 from tandem.config.cluster import Cluster

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+from stand_ins.command_line import until
 from stand_ins.postgres import missing, postgres
-from stand_ins.tandem import until
 from stand_ins.world import index_spec, make_cluster
 
 from tandem.config.cluster import Cluster
