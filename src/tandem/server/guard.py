@@ -111,7 +111,7 @@ def _unknown(*, known_shape: bool) -> AuthError:
 
 def _length(headers: Headers) -> int:
     said = headers.get("content-length", "")
-    return int(said) if said.isdigit() else 0
+    return int(said) if said.isdecimal() else 0
 
 
 def _counted(receive: Receive, limit: int) -> Receive:

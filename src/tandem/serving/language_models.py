@@ -108,32 +108,28 @@ class VllmServer(LanguageModel):
                 yield piece
 
     async def _generate(self, request: GenerationRequest, stream: bool) -> AsyncGenerator[Piece, None]:
-        from vllm.exceptions import VLLMClientError, VLLMServerError
         from vllm.sampling_params import RequestOutputKind
 
         engine = self._server.engine
         loras = engine._oai_models.lora_requests
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
         try:
-            # Not by vLLM's OpenAI layer: it would write each token as JSON, for us to read it again.
             (ids,) = await asyncio.to_thread(
                 encode, self._tokenizer, [request], max_model_len=self._max_model_len, adapters=loras
             )
-            outputs = engine._engine_client.generate(
-                {"prompt_token_ids": ids},
-                sampling_params(request, output_kind=kind),
-                uuid.uuid4().hex,
-                lora_request=loras[request.adapter] if request.adapter else None,
-            )
-            async with aclosing(pieces_of(outputs)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        except (InputError, VLLMClientError) as error:
-            # It may quote the prompt; the caller, whose prompt it is, may see it.
-            yield Piece("", refused=str(error))
-        except VLLMServerError:
-            # vLLM has logged why; what Serve logs of it must not quote the prompt.
-            raise TandemError("the engine failed") from None
+        except InputError as error:
+            yield Piece("", refused=error.what)
+            return
+        # Not by vLLM's OpenAI layer: it would write each token as JSON, for us to read it again.
+        outputs = engine._engine_client.generate(
+            {"prompt_token_ids": ids},
+            sampling_params(request, output_kind=kind),
+            uuid.uuid4().hex,
+            lora_request=loras[request.adapter] if request.adapter else None,
+        )
+        async with aclosing(pieces_of(outputs)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def check_health(self) -> None:
         """Fails when the engine's processes are dead, so that Serve replaces the replica."""
@@ -167,18 +163,27 @@ async def pieces_of(outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Piece,
     Raises:
         TandemError: The engine failed.
     """
+    from vllm.exceptions import VLLMClientError, VLLMServerError
+
     tokens = 0
-    async with aclosing(outputs):
-        async for output in outputs:
-            (answer,) = output.outputs
-            tokens += len(answer.token_ids)
-            reason = answer.finish_reason
-            if reason is None:
-                yield Piece(answer.text)
-            elif reason in get_args(FinishReason):
-                yield Piece(answer.text, reason, len(output.prompt_token_ids), tokens)
-            else:
-                raise TandemError(f"the engine ended the answer: {reason}")
+    try:
+        async with aclosing(outputs):
+            async for output in outputs:
+                (answer,) = output.outputs
+                tokens += len(answer.token_ids)
+                reason = answer.finish_reason
+                if reason is None:
+                    yield Piece(answer.text)
+                elif reason in get_args(FinishReason):
+                    yield Piece(answer.text, reason, len(output.prompt_token_ids), tokens)
+                else:
+                    raise TandemError(f"the engine ended the answer: {reason}")
+    except VLLMClientError as error:
+        # It may quote the prompt; the caller, whose prompt it is, may see it.
+        yield Piece("", refused=str(error))
+    except VLLMServerError:
+        # vLLM has logged why; what Serve logs of it must not quote the prompt.
+        raise TandemError("the engine failed") from None
 
 
 class TransformersServer(LanguageModel):

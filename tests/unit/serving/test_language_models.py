@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import AsyncGenerator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -18,6 +20,22 @@ def anyio_backend():
     return "asyncio"
 
 
+class ClientError(Exception):
+    """Stands in for vLLM's: importing vLLM takes many seconds."""
+
+
+class ServerError(Exception):
+    """As `ClientError`."""
+
+
+@pytest.fixture(autouse=True)
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = ModuleType("vllm.exceptions")
+    errors.VLLMClientError, errors.VLLMServerError = ClientError, ServerError
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", errors)
+
+
 def output(text: str, tokens: int, reason: str | None = None) -> SimpleNamespace:
     """What vLLM's engine gives, as far as it is read."""
     answer = SimpleNamespace(text=text, token_ids=list(range(tokens)), finish_reason=reason)
@@ -25,20 +43,22 @@ def output(text: str, tokens: int, reason: str | None = None) -> SimpleNamespace
 
 
 class Engine:
-    """Gives outputs, and knows whether it was let go."""
+    """Gives outputs, or raises one that is an error, and knows whether it was let go."""
 
-    def __init__(self, *outputs: SimpleNamespace) -> None:
+    def __init__(self, *outputs: SimpleNamespace | Exception) -> None:
         self.outputs, self.closed = outputs, False
 
     async def generate(self) -> AsyncGenerator[SimpleNamespace, None]:
         try:
             for one in self.outputs:
+                if isinstance(one, Exception):
+                    raise one
                 yield one
         finally:
             self.closed = True
 
 
-async def pieces(*outputs: SimpleNamespace) -> list[Piece]:
+async def pieces(*outputs: SimpleNamespace | Exception) -> list[Piece]:
     return [piece async for piece in pieces_of(Engine(*outputs).generate())]
 
 
@@ -59,6 +79,14 @@ async def test_who_stops_reading_ends_the_request():
 async def test_an_answer_that_the_engine_gave_up_is_a_failure():
     with pytest.raises(TandemError, match="abort"):
         await pieces(output("Fo", 1), output("", 0, "abort"))
+
+
+async def test_a_refusal_of_the_engine_is_a_piece_and_a_failure_says_nothing_of_the_prompt():
+    assert await pieces(ClientError("secret is too long")) == [Piece("", refused="secret is too long")]
+    failure = ServerError("secret")
+    with pytest.raises(TandemError) as caught:
+        await pieces(output("Fo", 1), failure)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 class Refusing(LanguageModel):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tandem.errors import InputError, ModelError
 from tandem.models.engines import GenerationRequest, open_engine
@@ -29,6 +30,15 @@ def test_a_batch_gives_what_each_request_gives_alone(engine):
     together = [g.text for g in engine.generate(requests)]
     assert together == [engine.generate([request])[0].text for request in requests]
     assert len(set(together)) == len(QUESTIONS)
+
+
+def test_it_computes_with_as_many_threads_as_are_said(tiny_llama):
+    before = torch.get_num_threads()
+    try:
+        open_engine(SPEC.model_copy(update={"threads": before + 1}), tiny_llama, {}).close()
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_each_row_has_its_own_limit(engine):
