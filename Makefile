@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
 PIP_ARGS ?=
 
-.PHONY: venv demo test test-gpu check browser postgres bench clean
+.PHONY: venv demo test unit clusters test-gpu check browser postgres bench clean
 
 venv: $(VENV)/.ready
 
@@ -37,8 +37,15 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Side by side: tests of whole clusters often wait, unit tests never do.
 test: check browser postgres
-	$(BIN)/pytest
+	$(MAKE) --no-print-directory --keep-going --jobs=2 unit clusters
+
+unit: venv
+	$(BIN)/pytest --durations=15 tests/unit
+
+clusters: venv
+	$(BIN)/pytest --durations=40 tests/integration tests/e2e
 
 # On a machine with an NVIDIA GPU and a build of torch for it: the parts that need one.
 test-gpu: venv

@@ -9,12 +9,12 @@ import json
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 from stand_ins.command_line import Tandem, until
+from stand_ins.drills import Training, ends_once
 from stand_ins.held_requests import held_requests
 from stand_ins.postgres import Postgres, missing, postgres
 from tiny_models import write_embedder, write_llama
@@ -23,10 +23,6 @@ from tandem.orchestrator.local import Marks, down
 from tandem.orchestrator.processes import marked
 from tandem.orchestrator.server_process import start_server
 from tandem.orchestrator.settings import ServerSettings
-from tandem.training import metrics
-from tandem.training.artifact import METRICS
-from tandem.training.checkpoints.store import checkpoint_folder, incomplete
-from tandem.training.job import RUN
 
 STEPS = 60
 EVERY = 10
@@ -80,7 +76,11 @@ def tandem(tmp_path_factory: pytest.TempPathFactory, database: Postgres) -> Iter
 @pytest.fixture(scope="module")
 def alone(tandem: Tandem) -> Training:
     """A fine-tune whose processes nobody touches; it runs while others are drilled."""
-    return Training(tandem, "alone")
+    return submitted(tandem, "alone")
+
+
+def submitted(tandem: Tandem, name: str) -> Training:
+    return Training(tandem, tandem("submit", f"{name}.yaml").strip(), EVERY)
 
 
 def kill(*processes: psutil.Process) -> None:
@@ -99,39 +99,6 @@ def api(tandem: Tandem, method: str, path: str) -> httpx.Response:
     return httpx.request(
         method, f"{tandem.cluster.server_url}/api/v1{path}", headers=headers, timeout=30, trust_env=False
     )
-
-
-def ends_once(tandem: Tandem, job_id: str, state: str = "SUCCEEDED") -> dict[str, Any]:
-    """A job's record, which reached this state and no other, once, and in whose folder nobody works any more."""
-    tandem("wait", job_id, "--timeout", "200", status=0 if state == "SUCCEEDED" else 1)
-    job: dict[str, Any] = tandem.json("show", job_id)
-    final = [event["state"] for event in job["events"] if event["state"] in ("SUCCEEDED", "FAILED", "STOPPED")]
-    assert final == [job["state"]] == [state]
-    assert [attempt["number"] for attempt in job["attempts"]] == list(range(1, len(job["attempts"]) + 1))
-    until(lambda: tandem.driver(job_id) is None)
-    return job
-
-
-class Training:
-    """A fine-tune, by what its folder shows."""
-
-    def __init__(self, tandem: Tandem, name: str) -> None:
-        self.id = tandem("submit", f"{name}.yaml").strip()
-        self.folder = tandem.storage / "jobs" / self.id
-
-    def losses(self) -> list[float]:
-        return [record["loss"] for record in metrics.steps(metrics.read(self.folder / METRICS))]
-
-    def done(self, step: int, starts: int) -> None:
-        """Wait for a step of the so manieth start, after a whole checkpoint."""
-
-        def there() -> bool:
-            records = metrics.read(self.folder / METRICS)
-            steps = metrics.steps(records)
-            saved = incomplete(checkpoint_folder(self.folder / RUN, step // EVERY * EVERY)) is None
-            return len(metrics.starts(records)) >= starts and bool(steps) and steps[-1]["step"] > step and saved
-
-        until(there)
 
 
 def worker_of(tandem: Tandem, training: Training) -> psutil.Process:
@@ -204,7 +171,7 @@ def test_a_fine_tune_outlives_a_worker_its_driver_the_server_the_head_and_the_da
     tandem: Tandem, database: Postgres, alone: Training
 ) -> None:
     ends_once(tandem, alone.id)
-    disturbed = Training(tandem, "disturbed")
+    disturbed = submitted(tandem, "disturbed")
 
     disturbed.done(10, starts=1)
     kill(worker_of(tandem, disturbed))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,10 +51,15 @@ class Tandem:
     def cluster(self) -> Cluster:
         return Cluster.load(self.storage)
 
-    def driver(self, job_id: str) -> psutil.Process | None:
-        """Of a job's current attempt; None before it has begun."""
+    def driver(self, job_id: str, among: Iterable[psutil.Process] | None = None) -> psutil.Process | None:
+        """Of a job's current attempt; None before it has begun.
+
+        Args:
+            job_id: Whose.
+            among: Where to look; None: in the cluster that the command line started.
+        """
         place = f"tandem.runner {self.storage}/jobs/{job_id}"
-        for process in self.processes():
+        for process in self.processes() if among is None else among:
             try:
                 # Ray starts it by a shell, which is replaced by it.
                 if place in " ".join(process.cmdline()) and "python" in process.name():

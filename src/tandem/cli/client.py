@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
@@ -13,10 +14,10 @@ from urllib.parse import quote
 
 import httpx
 
-import tandem.errors
 from tandem.cli.origin import here
+from tandem.cli.server_errors import error_of, unreachable
 from tandem.config.cluster import Cluster
-from tandem.errors import AuthError, NotFoundError, TandemError, UnreachableError
+from tandem.errors import AuthError, NotFoundError, UnreachableError
 
 API_KEY_VARIABLE = "TANDEM_API_KEY"
 TIMEOUT_S = 30.0
@@ -63,6 +64,7 @@ class Client:
     ) -> None:
         self.cluster = cluster
         self._pause = pause
+        self._patient = False
         self._http = httpx.Client(
             base_url=f"{cluster.server_url}/api/v1",
             headers={"Authorization": f"Bearer {os.environ.get(API_KEY_VARIABLE) or cluster.api_key()}"},
@@ -83,6 +85,12 @@ class Client:
             UnreachableError: No cluster was started there.
         """
         return cls(Cluster.load())
+
+    def patient(self) -> Client:
+        """This client for whoever watches: it asks again, for a minute, while the server or its database is away."""
+        patient = copy.copy(self)
+        patient._patient = True
+        return patient
 
     def status(self) -> dict[str, Any]:
         """Version, whether Ray answers, jobs by state."""
@@ -195,7 +203,7 @@ class Client:
                     if event.data:
                         yield event.event, event.id, json.loads(event.data)
         except httpx.TransportError as error:
-            raise self._unreachable(error) from None
+            raise unreachable(error, self.cluster.server_url) from None
 
     def progress(self, job_id: str) -> dict[str, Any] | None:
         """phase, done, total, figures; None before the job has said anything."""
@@ -250,43 +258,29 @@ class Client:
         return data
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        url = self.cluster.server_url
+        lost_at: float | None = None
+        while True:
+            try:
+                return self._request_once(method, path, **options)
+            except UnreachableError as error:
+                # What changes something may have done so.
+                if not self._patient or method != "GET" or isinstance(error, AuthError):
+                    raise
+                lost_at = lost_at or time.monotonic()
+                if time.monotonic() - lost_at > RECONNECT_FOR_S:
+                    raise
+            self._pause(RECONNECT_EVERY_S)
+
+    def _request_once(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx.TransportError as error:
-            raise self._unreachable(error) from None
+            raise unreachable(error, self.cluster.server_url) from None
         if response.is_success:
             return response
-        raise error_of(response, url)
-
-    def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
-        url = self.cluster.server_url
-        if isinstance(error, httpx.ConnectError):
-            remedy = "run `tandem up`; it starts what isn't up"
-            return UnreachableError("the Tandem server doesn't answer", where=url, remedy=remedy)
-        what = f"the Tandem server broke off: {type(error).__name__}"
-        return UnreachableError(what, where=url, remedy="see logs/server.log in the storage folder")
+        raise error_of(response, self.cluster.server_url)
 
 
 def _part(name: str) -> str:
     """A name as a part of a path."""
     return quote(name, safe="")
-
-
-def error_of(response: httpx.Response, url: str) -> TandemError:
-    """The error that a server's response stands for."""
-    try:
-        detail = response.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return TandemError(f"the server answered with status {response.status_code}", where=url)
-    fields = {"where": detail.get("where"), "remedy": detail.get("remedy")}
-    if response.status_code == 401:
-        return AuthError(str(detail["what"]), where=url, remedy=detail.get("remedy"))
-    kind = getattr(tandem.errors, str(detail.get("type")), TandemError)
-    if not (isinstance(kind, type) and issubclass(kind, TandemError)):
-        kind = TandemError
-    if issubclass(kind, tandem.errors.InvalidSpecError):
-        faults = [tandem.errors.SpecError(line) for line in str(detail["what"]).splitlines()]
-        return tandem.errors.InvalidSpecError(faults)
-    error: TandemError = kind(str(detail["what"]), **fields)
-    return error

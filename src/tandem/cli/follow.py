@@ -69,7 +69,7 @@ def follow(client: Client, job_id: str, title: str | None = None, *, pause: Paus
             job = (_bars if is_terminal() else _lines)(client, job_id, title)
     if job["state"] != "SUCCEEDED":
         raise failure(job)
-    return client.result(job_id)
+    return client.patient().result(job_id)
 
 
 @contextmanager

@@ -131,6 +131,7 @@ def print_step_logs(
     Returns:
         The pipeline as it stands afterwards.
     """
+    client = client.patient() if until_end else client
     said: dict[str, str] = {}
     offsets: dict[str, int] = {}
     while True:
@@ -166,6 +167,7 @@ def follow_pipeline(client: Client, pipeline_id: str, *, pause: Pause = time.sle
 
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"),
                TimeElapsedColumn())  # fmt: skip
+    client = client.patient()
     with Progress(*columns) as progress:
         tasks: dict[str, Any] = {}
         while True:

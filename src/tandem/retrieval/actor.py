@@ -29,6 +29,9 @@ QDRANT_TIMEOUT_S = 60
 _UPSERT_BATCH = 512  # points in one call
 # A thread of its own: questions are answered while a graph is built.
 _MAINTENANCE = "maintenance"
+# Ray's name for the head's machine. On another one, cut off from the head, the actor would keep the folder open while
+# its successor opens it too; and an autoscaler takes machines away on which nothing holds a CPU.
+_ON_HEAD = {"node:__internal_head__": 0.001}
 
 
 class ActorStore:
@@ -202,6 +205,7 @@ def _actor(folder: Path) -> Any:
             max_restarts=-1,
             max_task_retries=-1,
             num_cpus=0,
+            resources=_ON_HEAD,
         )
         .remote(folder)
     )

