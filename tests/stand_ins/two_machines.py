@@ -1,7 +1,7 @@
 """A Ray cluster of two machines on one: the second has a network of its own, whose cable can be pulled.
 
-It is a network namespace with an address of its own, at the end of a virtual cable (veth). Files are shared,
-as on a cluster with a shared folder.
+It is a network namespace with an address of its own, at the end of a virtual cable (veth). Files are shared, as on a
+cluster with a shared folder, but for those of Ray itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class TwoMachines:
 
     def __init__(self, folder: Path) -> None:
         number = os.getpid() % 250
-        self._folder = folder
+        self._ray = str(folder / "ray")
+        Path(self._ray).mkdir()
         self._name = f"tdm{os.getpid()}"
         self._head_address, self._node_address = f"10.213.{number}.1", f"10.213.{number}.2"
         self._port = free_port()
@@ -74,6 +75,8 @@ class TwoMachines:
             if address:
                 _ip("-n", self._name, "addr", "add", f"{address}/30", "dev", device)
             _ip("-n", self._name, "link", "set", device, "up")
+        # Ray takes the address by which a machine would reach the world for the machine's own.
+        _ip("-n", self._name, "route", "add", "default", "via", self._head_address)
 
     def start_head(self) -> None:
         """Ray's head, with one CPU."""
@@ -92,7 +95,8 @@ class TwoMachines:
             [f"--address={self._head_address}:{self._port}"],
             address=self._node_address,
             device="eth0",
-            within=["ip", "netns", "exec", self._name],
+            # With the head's files in sight a driver there would take itself for one of the head's machine.
+            within=["ip", "netns", "exec", self._name, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', self._ray],
         )
 
     def cut(self) -> None:
@@ -137,7 +141,7 @@ class TwoMachines:
         }
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", "--num-cpus=1"]
         command += [f"--node-ip-address={address}", "--min-worker-port=0", "--max-worker-port=0"]
-        command += ["--dashboard-agent-listen-port=0", f"--temp-dir={self._folder / part}", *options]
+        command += ["--dashboard-agent-listen-port=0", f"--temp-dir={self._ray}", *options]
         done = subprocess.run(
             [*(within or []), *command],
             env=environment,
