@@ -7,6 +7,7 @@ one that is killed meanwhile has done nothing.
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ def migrate(database: Database) -> None:
         InputError: They are of a later version, or of none.
         DatabaseError: The database is away.
     """
+    with database.read() as session:
+        if version(session.connection()) == versions()[-1]:
+            return
+    # The import takes seconds, in which nobody else should have to wait for the database.
+    import_module("alembic.command")
     with database.write() as session:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
@@ -63,7 +69,6 @@ def versions() -> list[str]:
 
 
 def _upgrade(connection: Connection, found: str | None, to: str) -> None:
-    # A server whose tables are up to date needn't wait for the import.
     from alembic import command
 
     known = versions()
