@@ -82,6 +82,11 @@ def summed(amounts: Iterable[tuple[Amounts, float]]) -> dict[str, float]:
     return found
 
 
+def minus(amounts: Amounts, less: Amounts) -> dict[str, float]:
+    """What is left of each of the amounts; below 0 where more is taken than there is."""
+    return {name: amount - less.get(name, 0.0) for name, amount in amounts.items()}
+
+
 def offered(resources: Amounts) -> Amounts:
     """What a node has for jobs, of what Ray says that it has."""
     amounts = {name: amount for name, amount in resources.items() if not name.startswith(_RAYS_OWN)}

@@ -8,10 +8,12 @@ comes later with no higher priority. A quota is a small cluster of its own, with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from tandem.orchestrator.resources import Amounts, Demand, Room, lacking, says, says_short, summed
+from tandem.orchestrator.quotas import Quota
+from tandem.orchestrator.resources import Amounts, Demand, Room, lacking, minus, says, says_short, summed
 
 ANY_PROJECT = "*"
 
@@ -144,7 +146,8 @@ class _Turn:
         self._place = 0
         self._first: Waiting | None = None
         self._kept: Amounts = {}
-        self._quotas: dict[str, _Quota] = {}
+        self._quotas: dict[str, Quota] = {}
+        self._told: dict[tuple[Any, ...], str] = {}
         self._count()
 
     def look_at(self, job: Waiting) -> None:
@@ -181,20 +184,26 @@ class _Turn:
         self._quota(job.project).take(holds)
         self._count()
 
-    def _wait_for_quota(self, job: Waiting, holds: Amounts, short: Amounts, quota: _Quota) -> None:
-        why = ", ".join(f"{quota.limit[n] - quota.unheld[n]:g} of {says(quota.limit, [n])} held" for n in short)
+    def _wait_for_quota(self, job: Waiting, holds: Amounts, short: Amounts, quota: Quota) -> None:
+        kept = None
         if quota.first is None:
             quota.first = job.id
             if self._waited(job):
-                quota.left = _minus(quota.left, holds)
+                quota.left = minus(quota.left, holds)
         elif not lacking({name: holds[name] for name in short}, quota.unheld):
-            why = f"what is left is kept for {quota.first}"
-        self.plan.waits[job.id] = (
-            f"needs {says(holds, short)}, over the quota of project {job.project} ({why}); {self._in_line()}"
-        )
+            kept = quota.first
+
+        def told() -> str:
+            held = ", ".join(f"{quota.limit[n] - quota.unheld[n]:g} of {says(quota.limit, [n])} held" for n in short)
+            why = f"what is left is kept for {kept}" if kept else held
+            return f"needs {says(holds, short)}, over the quota of project {job.project} ({why})"
+
+        why = self._once(told, job.project, kept, *holds.items(), *short, *quota.unheld.items())
+        self.plan.waits[job.id] = f"{why}; {self._in_line()}"
 
     def _wait_for_room(self, job: Waiting, needs: Amounts, lacks: Amounts) -> None:
-        why = f"needs {says_short(needs, lacks)}; {self._in_line()}"
+        short = self._once(lambda: f"needs {says_short(needs, lacks)}", *needs.items(), *lacks.items())
+        why = f"{short}; {self._in_line()}"
         if self._first is None:
             self._first = job
             victims, comes_free = self._make_room(job)
@@ -233,7 +242,7 @@ class _Turn:
 
     def _fits_beside(self, job: Waiting, others: Iterable[Holding]) -> bool:
         held = summed((other.held, 1) for other in others)
-        return not lacking(job.demand.needs, _minus(self._room.limit(held), held))
+        return not lacking(job.demand.needs, minus(self._room.limit(held), held))
 
     def _is_too_large(self, job: Waiting) -> bool:
         why = too_large(job.demand, job.project, self._room, self._rules)
@@ -245,18 +254,24 @@ class _Turn:
             self.plan.waits[job.id] = f"{why}: it waits for that to change"
         return True
 
-    def _quota(self, project: str) -> _Quota:
+    def _quota(self, project: str) -> Quota:
         if project not in self._quotas:
             limit = self._rules.quota(project) or {}
             held = summed((other.held, 1) for other in self._holding if other.project == project)
-            self._quotas[project] = _Quota(limit, _minus(limit, held))
+            self._quotas[project] = Quota(limit, minus(limit, held))
         return self._quotas[project]
 
     def _count(self) -> None:
         """What is free for those who are still to be looked at, and what would be if nothing were kept."""
         held = summed((other.held, 1) for other in self._holding)
-        self._unkept = _minus(self._room.limit(held), held)
-        self._free = _minus(self._unkept, self._kept)
+        self._unkept = minus(self._room.limit(held), held)
+        self._free = minus(self._unkept, self._kept)
+
+    def _once(self, tell: Callable[[], str], *of: Any) -> str:
+        """A sentence that is the same for all of which it tells the same: most of a long line wait for one reason."""
+        if of not in self._told:
+            self._told[of] = tell()
+        return self._told[of]
 
     def _waited(self, job: Waiting) -> bool:
         return job.first_at is not None and self._now - job.first_at >= self._rules.passing_s
@@ -266,29 +281,5 @@ class _Turn:
         return f"{self._place}{'th' if self._place % 100 in (11, 12, 13) else ending} in line"
 
 
-class _Quota:
-    """A project's books.
-
-    Args:
-        limit: The quota.
-        unheld: What none of the project's jobs holds.
-    """
-
-    def __init__(self, limit: Amounts, unheld: dict[str, float]) -> None:
-        self.limit = limit
-        self.unheld = unheld
-        self.left = unheld
-        """What is for those who are still to be looked at."""
-        self.first: str | None = None
-
-    def take(self, amounts: Amounts) -> None:
-        """One of the project's jobs starts."""
-        self.unheld, self.left = _minus(self.unheld, amounts), _minus(self.left, amounts)
-
-
 def _without(jobs: Iterable[Holding], gone: Sequence[Holding]) -> list[Holding]:
     return [job for job in jobs if job not in gone]
-
-
-def _minus(amounts: Amounts, less: Amounts) -> dict[str, float]:
-    return {name: amount - less.get(name, 0.0) for name, amount in amounts.items()}
