@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
 PIP_ARGS ?=
 
-.PHONY: venv demo test unit clusters test-gpu check browser postgres bench clean
+.PHONY: venv demo test unit clusters test-gpu check browser postgres namespaces bench clean
 
 venv: $(VENV)/.ready
 
@@ -38,7 +38,7 @@ check: venv
 	$(BIN)/lint-imports
 
 # Side by side: tests of whole clusters often wait, unit tests never do.
-test: check browser postgres
+test: check browser postgres namespaces
 	$(MAKE) --no-print-directory --keep-going --jobs=2 unit clusters
 
 unit: venv
@@ -64,6 +64,12 @@ postgres:
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	    && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; } \
 	  || echo "no Postgres: the tests that need it are skipped (install the package postgresql)" >&2
+
+# A drill cuts a machine off: a network namespace is that machine.
+namespaces:
+	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2 >/dev/null; } \
+	  || echo "no network namespaces: the drill that needs one is skipped (install the package iproute2)" >&2
 
 bench: venv
 	$(BIN)/python -m benchmarks

@@ -93,6 +93,11 @@ def specs(folder: Path, machines: TwoMachines) -> dict[str, dict[str, Any]]:
     }
 
 
+def actors(machine: Machine, name: str) -> int:
+    """How many of Ray's actors of a class live on a machine."""
+    return sum(f"ray::{name}" in " ".join(process.cmdline()) for process in machine())
+
+
 def runs_on(tandem: Tandem, machine: Machine, file: str) -> str:
     """A job whose driver is on this machine."""
     for _ in range(TRIES):
@@ -130,6 +135,8 @@ def test_a_fine_tune_goes_on_without_the_machine_that_was_cut_off(tandem: Tandem
 
 
 def test_a_comparison_whose_driver_was_cut_off_is_finished_by_another(tandem: Tandem, machines: TwoMachines) -> None:
+    # The store stays where the head is, whoever asks it.
+    assert [actors(machine, "EdgeStore") for machine in (machines.of_head, machines.of_node)] == [1, 0]
     job_id = runs_on(tandem, machines.of_node, "compare.yaml")
     answers = tandem.storage / "jobs" / job_id / "answers"
     until((answers / "base.jsonl").exists)

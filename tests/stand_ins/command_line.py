@@ -56,10 +56,10 @@ class Tandem:
 
         Args:
             job_id: Whose.
-            among: Where to look; None: in the cluster that the command line started.
+            among: Where to look; None: on the whole machine.
         """
         place = f"tandem.runner {self.storage}/jobs/{job_id}"
-        for process in self.processes() if among is None else among:
+        for process in psutil.process_iter() if among is None else among:
             try:
                 # Ray starts it by a shell, which is replaced by it.
                 if place in " ".join(process.cmdline()) and "python" in process.name():

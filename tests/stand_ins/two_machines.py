@@ -95,7 +95,7 @@ class TwoMachines:
             [f"--address={self._head_address}:{self._port}"],
             address=self._node_address,
             device="eth0",
-            # With the head's files in sight a driver there would take itself for one of the head's machine.
+            # As real machines do, each has Ray's own files for itself.
             within=["ip", "netns", "exec", self._name, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', self._ray],
         )
 

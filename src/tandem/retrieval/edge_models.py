@@ -50,7 +50,7 @@ def query_request(query: Query) -> Any:
         elif query.sparse is not None:
             terms = EdgeSparse(query.sparse.indices, query.sparse.values)
             nearest[SPARSE] = EdgeQuery.Nearest(terms, using=SPARSE)
-    params = SearchParams(hnsw_ef=contract.candidates(query, limit), exact=query.exact)
+    params = SearchParams(hnsw_ef=query.ef or contract.usual_ef(query.top_k), exact=query.exact)
     answer: dict[str, Any] = {
         "limit": limit,
         "filter": seen,

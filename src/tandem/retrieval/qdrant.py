@@ -196,7 +196,7 @@ def _request(query: Query) -> Any:
 
     visible = _filter(query.tenant, query.filter)
     limit = query.top_k + contract.TIE_MARGIN
-    params = models.SearchParams(hnsw_ef=contract.candidates(query, limit), exact=query.exact)
+    params = models.SearchParams(hnsw_ef=query.ef or contract.usual_ef(query.top_k), exact=query.exact)
     answer: dict[str, Any] = {
         "limit": limit,
         "filter": visible,

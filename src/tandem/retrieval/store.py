@@ -71,7 +71,7 @@ class Query:
         mode: dense: the collection's distance; sparse: BM25; hybrid: both, fused by reciprocal rank.
         tenant: Only this tenant's points and those that belong to nobody; None for all points, whoever's they are.
         filter: Payload fields by dotted path that must have this value, or one of a list of values.
-        ef: Candidates in the graph: more find more, slower; None for the usual (`candidates`).
+        ef: Candidates in the graph: more find more, slower; None for the usual (`usual_ef`).
         exact: Compare with every vector instead of going by the graph.
         with_vectors: The hits carry their dense vectors.
     """
@@ -228,9 +228,9 @@ def prefetch_limit(top_k: int) -> int:
     return max(PREFETCH_AT_LEAST, PREFETCH_PER_HIT * top_k)
 
 
-def candidates(query: Query, limit: int) -> int:
-    """How many candidates a search in the graph keeps that answers with so many points."""
-    return query.ef or max(HNSW_EF, 2 * limit)
+def usual_ef(top_k: int) -> int:
+    """How many candidates a search in the graph keeps for so many hits, where the query doesn't say."""
+    return max(HNSW_EF, 2 * (top_k + TIE_MARGIN))
 
 
 def ordered(hits: Sequence[Hit], top_k: int) -> list[Hit]:

@@ -72,6 +72,12 @@ def test_what_is_missed_is_measured_and_the_smallest_ef_that_suffices_is_named(t
     store.close()
 
 
+def test_who_asks_for_many_searches_widely_by_default() -> None:
+    measured = tuple(Measured(ef, 0.99 if ef >= 128 else 0.5, 1.0) for ef in EFS)
+    assert RecallCheck(999, 9, 100, 0.98, measured).good
+    assert not RecallCheck(999, 9, 10, 0.98, measured).good
+
+
 def test_a_graph_that_is_too_thin_is_to_be_built_anew() -> None:
     thin = RecallCheck(9, 9, 1, 0.99, tuple(Measured(ef, 0.9, 1.0) for ef in EFS))
     assert "double `vectors.m`" in thin.advice
