@@ -24,10 +24,11 @@ CHUNK = {"tokens": 256, "overlap": 0}  # as many as the embedder reads: a docume
 
 def bare(setting: dict[str, Any]) -> dict[str, float]:
     """The embedder, and nothing else."""
+    from tandem.config.machine import cores
     from tandem.retrieval.embedding import Embedder
 
     texts = embedded_texts(setting)
-    embedder = Embedder(Path(setting["embedder"]), BATCH_SIZE, setting["dtype"])
+    embedder = Embedder(Path(setting["embedder"]), BATCH_SIZE, setting["dtype"], passes=cores())
     embedder.encode(texts[:BATCH_SIZE])
     return _timed(lambda: embedder.encode(texts), len(texts))
 

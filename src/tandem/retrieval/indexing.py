@@ -16,6 +16,7 @@ from tandem.data.documents import list_files
 from tandem.data.quarantine import Fault
 from tandem.data.sources import DataFile
 from tandem.retrieval.bm25 import DESCRIPTION, document_terms
+from tandem.retrieval.chunk_ids import pack, union, within
 from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.markup import VERSION
 from tandem.retrieval.store import Point as StorePoint
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tandem.config.cluster import Cluster
+    from tandem.retrieval.chunk_ids import ChunkIds
     from tandem.retrieval.embedding import Dtype, Embedder
 
 logger = logging.getLogger(__name__)
@@ -52,28 +54,32 @@ class Plan:
     """What of an index has to change.
 
     Args:
-        embed: Ids of chunks that aren't in the collection yet.
-        delete: Ids in the collection that no document has any more.
+        embed: Ids of chunks that aren't in the collection yet, sorted.
+        delete: Ids in the collection that no document has any more, sorted.
         keep: How many chunks stay as they are.
     """
 
-    embed: frozenset[str]
-    delete: tuple[str, ...]
+    embed: ChunkIds
+    delete: ChunkIds
     keep: int
 
 
-def plan_changes(wanted: Iterable[str], held: Iterable[str]) -> Plan:
+def plan_changes(wanted: ChunkIds, held: Iterable[str]) -> Plan:
     """Compare the chunks that the documents make with those that the collection holds.
 
     An id stands for a chunk's content, place, settings and embedder, so equal ids need no second look; a job that was
     cut short goes on where it was.
 
     Args:
-        wanted: Ids of the documents' chunks.
+        wanted: Ids of the documents' chunks, sorted, each once.
         held: Ids in the collection.
+
+    Raises:
+        StoreError: The collection holds something that isn't a chunk.
     """
-    want, have = frozenset(wanted), frozenset(held)
-    return Plan(embed=want - have, delete=tuple(sorted(have - want)), keep=len(want & have))
+    have = union([pack(held)])
+    new = ~within(wanted, have)
+    return Plan(embed=wanted[new], delete=have[~within(have, wanted)], keep=len(wanted) - int(new.sum()))
 
 
 def gather_files(sources: Iterable[tuple[SourceSpec, str]]) -> tuple[list[InputFile], list[Fault]]:
@@ -133,7 +139,7 @@ class Embed:
         embedder: The embedder's folder.
         embedder_sha256: Its fingerprint.
         spec: How it is run.
-        threads: Of torch, in this process.
+        threads: That compute, in this process.
         storage: The cluster's storage folder, where vectors are cached.
         unit: Whether vectors are scaled to length 1.
     """
@@ -151,6 +157,7 @@ class Embed:
         self._path = embedder
         self._spec = spec
         self._unit = unit
+        self._threads = threads
         self._model: Embedder | None = None  # not loaded if all is cached
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -198,12 +205,12 @@ class Embed:
         if good:
             self._model = faster
         dtype = "bf16" if good else "fp32"
-        logger.warning("embedding in %s: bf16 keeps %.1f %% of the %d nearest", dtype, 100 * kept, RECALL_AT)
+        logger.warning("embedding in %s: bf16 has a recall@%d of %.2f %%", dtype, RECALL_AT, 100 * kept)
 
     def _open(self, dtype: Dtype) -> Embedder:
         from tandem.retrieval.embedding import Embedder
 
-        return Embedder(self._path, self._spec.batch_size, dtype, unit=self._unit)
+        return Embedder(self._path, self._spec.batch_size, dtype, unit=self._unit, passes=self._threads)
 
 
 class Write:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.manifest import MANIFEST, read_manifest, write_manifest
+from tandem.retrieval.chunk_ids import unpack
+
+if TYPE_CHECKING:
+    from tandem.retrieval.chunk_ids import ChunkIds
 
 FILE = "index.json"
 
@@ -51,15 +54,15 @@ class IndexSnapshot:
     distance: str = "cosine"  # which artifacts of before there was a choice don't say
 
 
-def snapshot_id(chunk_ids: Iterable[str], settings: str) -> str:
-    """SHA-256 (hex) over the chunks, in any order, and what they were made with.
+def snapshot_id(chunk_ids: ChunkIds, settings: str) -> str:
+    """SHA-256 (hex) over the chunks and what they were made with.
 
     Args:
-        chunk_ids: Of every chunk in the collection.
+        chunk_ids: Of every chunk in the collection, sorted.
         settings: Embedder, chunk settings, sparse or not, as one text.
     """
     digest = hashlib.sha256(settings.encode())
-    for chunk_id in sorted(chunk_ids):
+    for chunk_id in unpack(chunk_ids):
         digest.update(b"\0" + chunk_id.encode())
     return digest.hexdigest()
 

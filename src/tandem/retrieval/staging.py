@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 from tandem.data.documents import Document, scan_file
 from tandem.data.quarantine import Fault
 from tandem.errors import DataError, InputError, TandemError, UnreachableError
+from tandem.retrieval.chunk_ids import none, pack
 from tandem.retrieval.chunking import FastTokenizer, chunk_document
 from tandem.retrieval.indexing import InputFile
 from tandem.specs.index import ChunkSpec
 
 if TYPE_CHECKING:
     import pyarrow.parquet
+
+    from tandem.retrieval.chunk_ids import ChunkIds
 
 _ROWS = 1024  # of a staged file, in memory at once
 
@@ -58,7 +61,7 @@ class Staged:
     """
 
     path: Path
-    ids: list[str] = field(default_factory=list)
+    ids: ChunkIds = field(default_factory=none)
     documents: int = 0
     faults: list[Fault] = field(default_factory=list)
     unread: list[TandemError] = field(default_factory=list)
@@ -85,18 +88,20 @@ class Stage:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         """`staged`: one `Staged`, pickled."""
         staged = Staged(self._folder / f"{uuid.uuid4().hex}.parquet")
+        ids: list[str] = []
         with _ChunkFile(staged.path) as file:
             for name, packed in zip(batch["file"], batch["found"], strict=True):
                 found: Document | Fault | TandemError = pickle.loads(packed)
                 if isinstance(found, Document):
-                    self._add(found, str(name), staged, file)
+                    ids += self._add(found, str(name), staged, file)
                 elif isinstance(found, Fault):
                     staged.faults.append(found)
                 else:
                     staged.unread.append(found)
+        staged.ids = pack(ids)
         return {"staged": [pickle.dumps(staged)]}
 
-    def _add(self, document: Document, name: str, staged: Staged, file: _ChunkFile) -> None:
+    def _add(self, document: Document, name: str, staged: Staged, file: _ChunkFile) -> list[str]:
         try:
             tenant = document_tenant(document, self._tenant_field)
             tokenizer = _tokenizer(self._embedder)
@@ -108,8 +113,9 @@ class Stage:
             staged.faults.append(Fault(name, document.line, f"{document.source}: nested too deeply"))
         else:
             staged.documents += 1
-            staged.ids += [id for id, _ in rows]
             file.add(rows)
+            return [id for id, _ in rows]
+        return []
 
 
 class _ChunkFile:

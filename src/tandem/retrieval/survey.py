@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.job import JobContext
 from tandem.data.quarantine import Fault, check_share, write_quarantine
 from tandem.errors import TandemError
+from tandem.retrieval.chunk_ids import none, union
 from tandem.retrieval.indexing import InputFile
 from tandem.retrieval.staging import Stage, Staged, read
 from tandem.specs.index import IndexSpec
+
+if TYPE_CHECKING:
+    from tandem.retrieval.chunk_ids import ChunkIds
 
 # Reading waits for disks and networks; a share other than the chunking's keeps Ray from making one task of both, so
 # that one large file is chunked by many.
@@ -49,8 +53,8 @@ def read_and_stage(files: list[InputFile], stage: Stage) -> Any:
 class Survey:
     """What the documents make: ids alone, and where the chunks lie."""
 
-    staged: list[tuple[Path, list[str]]] = field(default_factory=list)
-    wanted: frozenset[str] = frozenset()
+    staged: list[tuple[Path, ChunkIds]] = field(default_factory=list)
+    wanted: ChunkIds = field(default_factory=none)
     documents: int = 0
     faults: int = 0
     first: Fault | None = None
@@ -66,7 +70,7 @@ def survey_documents(blocks: Any, files: int, collisions: list[Fault], spec: Ind
     """
     survey = Survey()
     unread: list[TandemError] = []
-    wanted: set[str] = set()
+    chunks = 0
 
     def set_aside(faults: list[Fault]) -> None:
         write_quarantine(context.quarantine_path, faults)
@@ -80,10 +84,10 @@ def survey_documents(blocks: Any, files: int, collisions: list[Fault], spec: Ind
         set_aside(block.faults)
         unread += block.unread
         survey.documents += block.documents
-        wanted.update(block.ids)
-        if block.ids:
+        chunks += len(block.ids)
+        if len(block.ids):
             survey.staged.append((block.path, block.ids))
-        context.progress("read", survey.documents, None, files=files, chunks=len(wanted))
+        context.progress("read", survey.documents, None, files=files, chunks=chunks)
     if unread:
         # The one that a person must mend, else the one that another attempt may.
         worst = min(unread, key=lambda error: error.exit_status)
@@ -92,6 +96,6 @@ def survey_documents(blocks: Any, files: int, collisions: list[Fault], spec: Ind
     total = survey.documents + survey.faults
     where, path = ", ".join(source.uri for source in spec.sources), context.quarantine_path
     check_share(survey.faults, survey.first, total, spec.max_quarantined, what="documents", where=where, path=path)
-    context.progress("read", total, total, files=files, chunks=len(wanted))
-    survey.wanted = frozenset(wanted)
+    survey.wanted = union(ids for _, ids in survey.staged)
+    context.progress("read", total, total, files=files, chunks=len(survey.wanted))
     return survey

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.job import JobContext
 from tandem.config.machine import cores
 from tandem.errors import StoreError
+from tandem.retrieval.chunk_ids import unpack, within
 from tandem.retrieval.embedding_cache import EmbeddingCache
 from tandem.retrieval.indexing import Embed, Plan, Write, plan_changes
 from tandem.retrieval.recall import find_themselves
@@ -19,6 +19,9 @@ from tandem.retrieval.staging import staged_chunks
 from tandem.retrieval.store import VectorStore, scroll_all
 from tandem.retrieval.survey import Survey
 from tandem.specs.index import IndexSpec
+
+if TYPE_CHECKING:
+    from tandem.retrieval.chunk_ids import ChunkIds
 
 # Chunks that an embedding actor gets at once: sorted by length among themselves, and one file of the cache.
 EMBED_BATCH = 512
@@ -68,14 +71,14 @@ def sync(survey: Survey, spec: IndexSpec, context: JobContext, target: Target) -
     for _ in range(_PASSES):
         held = (record.id for record in scroll_all(store, collection, fields=(), page_size=_PAGE))
         plan = plan_changes(survey.wanted, held)
-        if not plan.embed and not plan.delete:
+        if not len(plan.embed) and not len(plan.delete):
             # Whatever this attempt did: the one before may have been killed before its graph was built.
             _optimize(store, collection, context)
             return changes if changes.written or changes.deleted else replace(changes, unchanged=plan.keep)
         embedded = _embed(survey, plan, spec, context, target)
         for begin in range(0, len(plan.delete), _DELETE_BATCH):
             context.progress("delete", begin, len(plan.delete))
-            store.delete(collection, plan.delete[begin : begin + _DELETE_BATCH])
+            store.delete(collection, list(unpack(plan.delete[begin : begin + _DELETE_BATCH])))
         changes = Changes(
             changes.written + len(plan.embed),
             changes.embedded + embedded,
@@ -144,19 +147,19 @@ def _embed(survey: Survey, plan: Plan, spec: IndexSpec, context: JobContext, tar
     return embedded
 
 
-def _to_embed(staged: list[tuple[Path, list[str]]], wanted: frozenset[str]) -> list[dict[str, Any]]:
+def _to_embed(staged: list[tuple[Path, ChunkIds]], wanted: ChunkIds) -> list[dict[str, Any]]:
     """Of each staged file the places of the wanted chunks, as `staged_chunks` takes them."""
     import numpy as np
 
     rows = []
     for path, ids in staged:
-        places = np.array([place for place, chunk_id in enumerate(ids) if chunk_id in wanted], dtype=np.int64)
+        places = np.flatnonzero(within(ids, wanted)).astype(np.int64)
         if len(places):
             rows.append({"path": str(path), "places": places.tobytes()})
     return rows
 
 
-def check(target: Target, wanted: frozenset[str], context: JobContext) -> None:
+def check(target: Target, wanted: ChunkIds, context: JobContext) -> None:
     """See, before anybody searches it, that the collection is whole and that its chunks are found.
 
     Raises:
@@ -168,7 +171,7 @@ def check(target: Target, wanted: frozenset[str], context: JobContext) -> None:
     points = store.count(collection, tenant=None, filter=None)
     if points != len(wanted):
         raise StoreError(f"{points} points in the collection {collection!r}, not {len(wanted)}", remedy=remedy)
-    probes = list(islice(wanted, _PROBES))  # a set's order is as good as chance
+    probes = list(unpack(wanted[:_PROBES]))  # ids are hashes: their order is as good as chance
     found = find_themselves(store, collection, probes)
     if found < _PROBES_FOUND * len(probes):
         raise StoreError(

@@ -58,7 +58,7 @@ class EmbedderSpec(Spec):
     gpus: float = Field(0, ge=0, description="GPUs of such an actor, a share of one too; without, it uses processors")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="auto: bfloat16 where it is computed in hardware and 99.5 % of the first chunks' ten nearest stay",
+        description="auto: bfloat16 where hardware computes in it and recall@10 of the first chunks is 99.5 % at least",
     )
 
 

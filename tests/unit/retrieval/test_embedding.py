@@ -103,6 +103,19 @@ def test_neighbours_are_kept_by_equal_vectors_and_lost_by_others() -> None:
     assert neighbours_kept(plane, moved, 1) == 0.75
 
 
+def test_of_two_neighbours_as_near_either_will_do() -> None:
+    def at(*degrees: float) -> np.ndarray:
+        angles = np.radians(degrees)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    exact = at(0, 10, -10.1, 180)
+    for moved in (10.2, 14):  # the first text's nearest becomes the third, which was as near but for 0.0003
+        assert neighbours_kept(exact, at(0, moved, -10.1, 180), 1) == 1.0
+    assert neighbours_kept(10 * exact, 10 * at(0, 10.2, -10.1, 180), 1) == 1.0
+    # By 0.007 farther for the first, and by as much for the last, whose nearest the second becomes.
+    assert neighbours_kept(at(0, 10, -12, 180), at(0, 14, -12, 180), 1) == 0.5
+
+
 class Counting:
     """Embeds a text as its length, and counts what it was asked for."""
 
@@ -128,3 +141,12 @@ def test_questions_that_come_again_are_not_embedded_again() -> None:
     assert remembering.encode(many).shape == (9, 2)
     assert remembering.encode([]).shape == (0, 2)
     assert (remembering.hits, remembering.misses) == (2, 5 + len(many))
+
+
+def test_passes_side_by_side_give_the_vectors_of_one_after_another(model: Path) -> None:
+    texts = [f"number {n} of the default values " + "and more " * (n % 7) for n in range(41)]
+    alone = Embedder(model, batch_size=4).encode(texts)
+    together = Embedder(model, batch_size=4, passes=3).encode(texts)
+    assert together.shape == alone.shape
+    assert np.allclose(together, alone, atol=1e-5)
+    assert Embedder(model, batch_size=4, passes=3).encode([]).shape == (0, alone.shape[1])

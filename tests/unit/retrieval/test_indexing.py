@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import pytest
 from tiny_models import write_embedder
 
 from tandem.retrieval import indexing
+from tandem.retrieval.chunk_ids import pack, unpack
 from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
 from tandem.retrieval.indexing import Embed, gather_files, identity_settings, plan_changes
@@ -17,10 +19,11 @@ from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec, V
 
 
 def test_only_what_is_missing_is_embedded_and_what_is_gone_is_deleted() -> None:
-    plan = plan_changes(["a", "b", "c"], ["b", "c", "z", "y"])
-    assert (plan.embed, plan.delete, plan.keep) == (frozenset({"a"}), ("y", "z"), 2)
-    again = plan_changes(["a", "b", "c"], ["a", "b", "c"])
-    assert (again.embed, again.delete) == (frozenset(), ())
+    a, b, c, y, z = sorted(str(uuid.uuid4()) for _ in range(5))
+    plan = plan_changes(pack([a, b, c]), [b, c, z, y])
+    assert (list(unpack(plan.embed)), list(unpack(plan.delete)), plan.keep) == ([a], [y, z], 2)
+    again = plan_changes(pack([a, b, c]), [a, b, c])
+    assert (len(again.embed), len(again.delete), again.keep) == (0, 0, 3)
 
 
 def test_two_files_of_one_name_are_a_fault_and_the_same_file_twice_is_not(tmp_path: Path) -> None:

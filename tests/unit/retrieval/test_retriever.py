@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
 
 from tandem.artifacts.manifest import write_manifest
 from tandem.errors import ModelError, NotFoundError
+from tandem.retrieval.chunk_ids import pack, union
 from tandem.retrieval.embedded import EdgeStore
 from tandem.retrieval.retriever import Retriever, _check_comparable
 from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
@@ -180,6 +182,17 @@ def test_the_newest_complete_artifact_of_a_collection_is_found(tmp_path: Path) -
     assert find_snapshot(tmp_path, "none") is None
 
 
-def test_a_snapshot_is_the_same_in_any_order_and_another_with_other_settings() -> None:
-    assert snapshot_id(["b", "a"], "s") == snapshot_id(["a", "b"], "s")
-    assert len({snapshot_id(["a", "b"], "s"), snapshot_id(["a"], "s"), snapshot_id(["a", "b"], "t")}) == 3
+def test_a_snapshot_has_another_id_with_other_chunks_and_with_other_settings() -> None:
+    one, other = (pack([str(uuid.UUID(int=number))]) for number in (1, 2))
+    assert snapshot_id(one, "s") == snapshot_id(one.copy(), "s")
+    assert (
+        len(
+            {
+                snapshot_id(one, "s"),
+                snapshot_id(other, "s"),
+                snapshot_id(union([one, other]), "s"),
+                snapshot_id(one, "t"),
+            }
+        )
+        == 4
+    )

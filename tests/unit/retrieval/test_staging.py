@@ -12,6 +12,7 @@ from tiny_models import write_embedder
 from tandem.data.documents import Document
 from tandem.data.sources import DataFile
 from tandem.errors import DataError, UnreachableError
+from tandem.retrieval.chunk_ids import unpack
 from tandem.retrieval.indexing import InputFile
 from tandem.retrieval.staging import Stage, Staged, document_tenant, read, staged_chunks
 from tandem.specs.index import ChunkSpec
@@ -43,7 +44,7 @@ def test_chunks_are_found_again_by_their_places(tmp_path: Path, embedder: Path) 
     assert (made.documents, len(made.ids), made.faults, made.unread) == (2500, 2500, [], [])
     places = [0, 1023, 1024, 2047, 2499]
     found = chunks(made, places)
-    assert [chunk["id"] for chunk in found] == [made.ids[place] for place in places]
+    assert [chunk["id"] for chunk in found] == list(unpack(made.ids[places]))
     assert [chunk["line"] for chunk in found] == [place + 1 for place in places]
     assert {chunk["modified_at"] for chunk in found} == {DataFile.local(path).modified_at}
 

@@ -11,6 +11,7 @@ import pytest
 
 from tandem.errors import StoreError
 from tandem.retrieval import sync as module
+from tandem.retrieval.chunk_ids import pack
 from tandem.retrieval.embedded import EdgeStore
 from tandem.retrieval.store import Point, Query
 from tandem.retrieval.survey import Survey
@@ -51,7 +52,7 @@ def test_a_graph_that_an_attempt_left_unbuilt_is_built_where_nothing_changed(
     built: list[str] = []
     monkeypatch.setattr(store, "optimize", built.append)
     spec: Any = None  # nothing is embedded
-    changes = sync(Survey(wanted=frozenset(IDS)), spec, Context(), target(store))  # type: ignore[arg-type]
+    changes = sync(Survey(wanted=pack(IDS)), spec, Context(), target(store))  # type: ignore[arg-type]
     assert (changes.written, changes.deleted, changes.unchanged) == (0, 0, len(IDS))
     assert built == ["c"]
 
@@ -62,7 +63,7 @@ def test_the_job_says_that_it_lives_while_the_graph_is_built(store: EdgeStore, m
     context = Context(told=lambda: enough.set() if context.phases.count("optimize") >= 3 else None)
     monkeypatch.setattr(store, "optimize", lambda _: enough.wait(30))
     spec: Any = None
-    sync(Survey(wanted=frozenset(IDS)), spec, context, target(store))  # type: ignore[arg-type]
+    sync(Survey(wanted=pack(IDS)), spec, context, target(store))  # type: ignore[arg-type]
     assert enough.is_set()
 
 
@@ -73,19 +74,19 @@ def test_a_graph_that_cannot_be_built_fails_the_job(store: EdgeStore, monkeypatc
     monkeypatch.setattr(store, "optimize", broken)
     spec: Any = None
     with pytest.raises(StoreError, match="no space left"):
-        sync(Survey(wanted=frozenset(IDS)), spec, Context(), target(store))  # type: ignore[arg-type]
+        sync(Survey(wanted=pack(IDS)), spec, Context(), target(store))  # type: ignore[arg-type]
 
 
 def test_what_is_whole_and_finds_itself_passes(store: EdgeStore) -> None:
-    check(target(store), frozenset(IDS), Context())  # type: ignore[arg-type]
+    check(target(store), pack(IDS), Context())  # type: ignore[arg-type]
 
 
 def test_a_collection_that_is_not_whole_is_refused(store: EdgeStore) -> None:
     with pytest.raises(StoreError, match=r"40 points in the collection 'c', not 39.*the name stands for what"):
-        check(target(store), frozenset(IDS[1:]), Context())  # type: ignore[arg-type]
-    others = frozenset([*IDS[2:], str(uuid.uuid4()), str(uuid.uuid4())])
+        check(target(store), pack(IDS[1:]), Context())  # type: ignore[arg-type]
+    others = pack([*IDS[2:], str(uuid.uuid4()), str(uuid.uuid4())])
     check(target(store), others, Context())  # type: ignore[arg-type]  # two of forty: within what a graph may miss
-    strangers = frozenset(str(uuid.uuid4()) for _ in IDS)
+    strangers = pack(str(uuid.uuid4()) for _ in IDS)
     with pytest.raises(StoreError, match="only 0 of 32 chunks"):
         check(target(store), strangers, Context())  # type: ignore[arg-type]
 
@@ -99,7 +100,7 @@ def test_a_collection_that_does_not_find_its_chunks_is_refused(
         store, "search", lambda name, queries: search(name, [_turned_round(query) for query in queries])
     )
     with pytest.raises(StoreError, match="find themselves"):
-        check(target(store), frozenset(IDS), Context())  # type: ignore[arg-type]
+        check(target(store), pack(IDS), Context())  # type: ignore[arg-type]
 
 
 def _turned_round(query: Query) -> Query:
