@@ -72,6 +72,23 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def peaked_llama(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With weights so large that no two tokens tie, and each answer depends on its whole prompt."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("peaked") / "model"
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(llama, tie_word_embeddings=False))
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.to(torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(llama).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def jobs(ray_cluster: Cluster, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     """All jobs, begun: each test waits for those that it looks at."""
     jobs = Jobs(ray_cluster, llama, tmp_path_factory.mktemp("jobs"))

@@ -34,23 +34,6 @@ QUESTIONS = ("a", "Why is the sky blue?", "what? " * 9, "0123456789", "Zz")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Path:
-    """With weights so large that no two tokens tie, and each answer depends on its whole prompt."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("engine") / "model"
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(llama, tie_word_embeddings=False))
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.to(torch.float32).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(llama).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_embedder(tmp_path_factory.mktemp("embedder") / "model")
 
@@ -61,8 +44,8 @@ def processor(*, cuda: bool) -> Processor:
     return found if cuda else replace(found, cuda_capability=None)
 
 
-def test_the_engine_gives_the_tokens_that_a_processor_gives(model: Path, tmp_path: Path) -> None:
-    adapters = {"tuned": write_adapter(tmp_path / "tuned", model)}
+def test_the_engine_gives_the_tokens_that_a_processor_gives(peaked_llama: Path, tmp_path: Path) -> None:
+    adapters = {"tuned": write_adapter(tmp_path / "tuned", peaked_llama)}
     requests = [
         GenerationRequest([{"role": "user", "content": question}], max_tokens=16, adapter=adapter)
         for question in QUESTIONS
@@ -70,7 +53,7 @@ def test_the_engine_gives_the_tokens_that_a_processor_gives(model: Path, tmp_pat
     ]
     answers = []
     for cuda in (True, False):
-        engine = TransformersEngine(SPEC, model, adapters, dtype="float32", processor=processor(cuda=cuda))
+        engine = TransformersEngine(SPEC, peaked_llama, adapters, dtype="float32", processor=processor(cuda=cuda))
         assert next(engine._model.parameters()).is_cuda is cuda
         answers.append([(answer.text, answer.completion_tokens) for answer in engine.generate(requests)])
         engine.close()
@@ -130,7 +113,7 @@ def test_an_index_is_embedded_on_the_gpu(indexed: dict[str, Any]) -> None:
 
 
 def test_the_endpoint_answers_from_a_replica_on_the_gpu(
-    ray_cluster: Cluster, indexed: dict[str, Any], model: Path
+    ray_cluster: Cluster, indexed: dict[str, Any], peaked_llama: Path
 ) -> None:
     from ray import serve
 
@@ -139,7 +122,7 @@ def test_the_endpoint_answers_from_a_replica_on_the_gpu(
     args = {
         "kind": "rag",
         "name": "app",
-        "model": str(model),
+        "model": str(peaked_llama),
         "retriever": {"collection": "gpu-docs", "top_k": 2},
         "engine": {"name": "transformers", "max_model_len": 512, "dtype": "float32"},
         "gpus_per_replica": SHARE,

@@ -22,6 +22,7 @@ from tiny_models import write_llama
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
+from tandem.data.train_rows import TRAIN_ROWS, read_keys
 from tandem.errors import DataError, DivergedError, InputError, ModelError, WorkerLostError
 from tandem.orchestrator.states import RETRIES, Observation, Reason, ending
 from tandem.runner.__main__ import cause
@@ -163,7 +164,8 @@ def test_the_artifact_is_complete_and_says_what_it_is(
     assert not [name for name in manifest.files if name.endswith((".bin", ".pt"))]
     assert manifest.meta["data"]["train_sha256"] in (folder / "README.md").read_text()
     assert manifest.meta["base_model"] == str(model_path)
-    assert manifest.meta["data"]["train_rows"] == len(manifest.meta["data"]["train_ids"]) == 32
+    assert manifest.meta["data"]["train_rows"] == len(read_keys(folder / TRAIN_ROWS)) == 32
+    assert TRAIN_ROWS in manifest.files
     assert manifest.meta["metrics"]["seconds"] > 0
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS + 2  # how it began, and how it ended
 

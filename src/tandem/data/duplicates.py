@@ -8,6 +8,7 @@ in full.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -29,6 +30,11 @@ _Ints = np.ndarray[Any, np.dtype[np.uint64]]
 def text_key(text: str) -> str:
     """The words of a text, lower-cased, with single spaces; a text without words is its own key."""
     return " ".join(_WORD.findall(text.lower())) or " ".join(text.split())
+
+
+def text_digest(text: str) -> str:
+    """The first 16 hex digits of the SHA-256 of a text's `text_key`: the same for texts that are the same."""
+    return hashlib.sha256(text_key(text).encode()).hexdigest()[:16]
 
 
 def near_duplicates(keys: Sequence[str]) -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.artifacts.uris import resolve
 from tandem.data.quarantine import Fault, check_quarantined, write_quarantine
 from tandem.data.sources import DataFile, list_data_files
 from tandem.data.tables import Row, scan_rows
@@ -58,6 +59,20 @@ def read_labelled(uri: str, *, quarantine: Path, max_quarantined: float) -> list
         raise DataError("no rows in it", where=uri, remedy="give a file with at least one row")
     check_quarantined(faults, len(rows) + len(faults), max_quarantined, what="rows", where=uri, path=quarantine)
     return rows
+
+
+def labelled_source(uri: str, *, storage: Path) -> str:
+    """What `read_labelled` takes: the folder or file that an archive, a hub or an artifact stands for; else the URI.
+
+    Args:
+        uri: See `tandem.artifacts.uris`; or files, as `tandem.data.sources` names them.
+        storage: Where `artifact:` URIs are looked up.
+
+    Raises:
+        InputError, NotFoundError, UnreachableError: From resolving the URI.
+    """
+    packed = uri.partition(":")[0] in ("pypi", "hf", "artifact")
+    return str(resolve(uri, storage=storage)) if packed else uri
 
 
 def holds_texts(path: Path) -> bool:

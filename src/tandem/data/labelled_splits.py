@@ -81,6 +81,35 @@ def split_labelled(
     )
 
 
+def find_labels(split: LabelledSplit, *, where: str, eval_where: str) -> tuple[str, ...]:
+    """The classes of the training rows, sorted.
+
+    Args:
+        split: The rows.
+        where: The training rows' file, for the error.
+        eval_where: The evaluation rows' file.
+
+    Raises:
+        DataError: There is one class only, or an evaluation row has a class that nothing is learnt of.
+    """
+    labels = tuple(sorted({row.label for row in split.train}))
+    if len(labels) < 2:
+        raise DataError(
+            f"all {len(split.train)} rows to learn from have the label {labels[0]!r}",
+            where=where,
+            remedy="give rows of two labels at least",
+        )
+    unseen = Counter(row.label for row in split.eval if row.label not in labels)
+    if unseen:
+        named = ", ".join(f"{label!r} ({count} rows)" for label, count in sorted(unseen.items()))
+        raise DataError(
+            f"labels to evaluate on that no training row has: {named}",
+            where=eval_where,
+            remedy="add training rows with these labels, or take the rows out",
+        )
+    return labels
+
+
 def labelled_sha256(rows: Sequence[LabelledRow]) -> str:
     """SHA-256 (hex) of the rows' whole content, whatever their order."""
     lines = sorted(json.dumps(asdict(row), sort_keys=True, ensure_ascii=False) for row in rows)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tandem.specs.base import PromptSpec
+from tandem.specs.compare import ClassifyPromptSpec
 
 # What chat templates of the common families (ChatML, Llama, Mistral, Gemma, Qwen) put around turns: tokenizers read
 # it as such wherever it stands.
 _CONTROL = r"[|｜][^<>]*>|/?s>|(?:start|end)_of_turn>|[bp]os>|eos>|pad>"
 _BRACKETS = re.compile(r"\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT)\])")
+_TURNS = re.compile(rf"<(?={_CONTROL})", re.IGNORECASE)
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)>")
 
 
@@ -41,6 +43,11 @@ def fence_of(prompt: PromptSpec) -> re.Pattern[str]:
 def _inside(fence: re.Pattern[str], text: str) -> str:
     """A retrieved text that can't leave its fence: what would end it or begin a turn is written as HTML does."""
     return _BRACKETS.sub("&#91;", fence.sub("&lt;", text))
+
+
+def plain(text: str) -> str:
+    """A text in which nothing begins or ends a turn of a chat: what would is written as HTML does."""
+    return _inside(_TURNS, text)
 
 
 def fill(template: str, **values: str) -> str:
@@ -94,3 +101,26 @@ def build_messages(
     system = prompt.system_context if passages and prompt.system_context is not None else prompt.system
     turns = [{"role": "system", "content": system}] if system else []
     return [*turns, {"role": "user", "content": user_turn(prompt, question, passages)}]
+
+
+def label_messages(
+    prompt: ClassifyPromptSpec, text: str, labels: Sequence[str], examples: Sequence[tuple[str, str]] = ()
+) -> list[dict[str, str]]:
+    """Chat messages that ask for a text's label.
+
+    Args:
+        prompt: The templates.
+        text: The text, as much of it as is to be shown.
+        labels: All that there are.
+        examples: Texts and their labels, each a turn with its answer; the last one stands next to the text.
+    """
+    named = ", ".join(labels)
+
+    def asked(each: str) -> dict[str, str]:
+        return {"role": "user", "content": fill(prompt.text, text=plain(each), labels=named)}
+
+    system = fill(prompt.system, labels=named)
+    turns = [{"role": "system", "content": system}] if system else []
+    for each, label in examples:
+        turns += [asked(each), {"role": "assistant", "content": label}]
+    return [*turns, asked(text)]

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tandem.models.prompts import build_messages, user_turn
+from tandem.models.prompts import build_messages, label_messages, user_turn
 from tandem.specs.base import PromptSpec
+from tandem.specs.compare import ClassifyPromptSpec
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,22 @@ def test_the_fence_is_what_the_template_has() -> None:
     prompt = PromptSpec(context="<ctx>{passages}</ctx>{question}", passage="<doc>{text}</doc>")
     passage = SimpleNamespace(text="a</doc></ctx> <b>bold</b> x < y [OK]", source="", section="")
     assert user_turn(prompt, "?", [passage]) == "<ctx><doc>a&lt;/doc>&lt;/ctx> <b>bold</b> x < y [OK]</doc></ctx>?"
+
+
+def test_examples_are_turns_of_the_same_form_with_their_labels_as_answers() -> None:
+    prompt = ClassifyPromptSpec(system="One of {labels}.", text="T: {text} ({labels})")
+    assert label_messages(prompt, "why {labels}?", ("a", "b"), [("far", "a"), ("near", "b")]) == [
+        {"role": "system", "content": "One of a, b."},
+        {"role": "user", "content": "T: far (a, b)"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "T: near (a, b)"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "T: why {labels}? (a, b)"},
+    ]
+
+
+@pytest.mark.parametrize("attack", CONTROLS)
+def test_no_text_can_begin_a_turn(attack: str) -> None:
+    asked = label_messages(ClassifyPromptSpec(), f"a {attack} b", ("x",), [(f"c {attack} d", "x")])
+    assert attack not in str([turn["content"] for turn in asked])
+    assert "a " in asked[-1]["content"]

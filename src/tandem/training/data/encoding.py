@@ -6,7 +6,7 @@ The steps are functions of a batch alone, so that it doesn't matter which proces
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from tandem.data.quarantine import Fault
 from tandem.data.rows import TrainRow, scan_training
 from tandem.data.sources import DataFile
-from tandem.data.splits import content_key, question_key, rank, row_sha256
+from tandem.data.splits import content_key, rank, row_sha256
+from tandem.data.train_rows import Seen, seen
 from tandem.models.prompts import PassageLike
 from tandem.specs.base import PromptSpec
 from tandem.specs.finetune import RetrievalAugmentedSpec
@@ -66,7 +67,7 @@ class Encoded:
         rank: By which it is split.
         sha256: Of the whole row.
         key: Its `content_key`.
-        question: Its `question_key`; None where it asks nothing.
+        seen: What is kept of it for comparisons.
         gold: See `Located`; so too `excluded`.
         unread: Why it couldn't be read; None if it could.
         unusable: Why it can't be trained on although it could be read; None if it can.
@@ -81,7 +82,7 @@ class Encoded:
     rank: str = ""
     sha256: str = ""
     key: str = ""
-    question: str | None = None
+    seen: Seen = field(default_factory=Seen)
     gold: str | None = None
     excluded: int = 0
     unread: Fault | None = None
@@ -195,7 +196,7 @@ class Encode:
             rank=rank(row),
             sha256=row_sha256(row),
             key=content_key(row),
-            question=question_key(row.question) if row.question is not None else None,
+            seen=seen(row),
             gold=item.gold,
             excluded=item.excluded,
             unusable=Fault(item.file, item.line, faults[0].reason, {"id": row.id}) if faults else None,

@@ -15,6 +15,7 @@ from tandem.config.cluster import Cluster
 from tandem.data.quarantine import check_share
 from tandem.data.sources import list_data_files
 from tandem.data.splits import digests_sha256
+from tandem.data.train_rows import TRAIN_ROWS, copy_rows
 from tandem.errors import DataError
 from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.finetune import FinetuneSpec
@@ -76,13 +77,13 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         raise DataError(
             "none of its rows can be used", where=spec.data.eval, remedy="mend them, or leave data.eval out"
         )
+    copy_rows(rows.rows_path, context.dir / TRAIN_ROWS, division.train)
     for staged in both:
         staged.clear()
     _show(train, context.dir / TRAIN, tokenizer, where)
     if division.leaked:
         print(f"{division.leaked} rows were left out of training: what they ask or say is held out too", flush=True)
     trained = np.flatnonzero(division.train)
-    questions = {question for place in trained if (question := rows.questions[place]) is not None}
     data = {
         "train_rows": len(trained),
         "eval_rows": int(mask.sum()),
@@ -92,8 +93,6 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         "train_loss_tokens": int(train.loss_mask.sum()),
         "eval_tokens": len(evaluation.input_ids) if evaluation is not None else 0,
         "train_sha256": digests_sha256(rows.digests[place] for place in trained),
-        "train_ids": [rows.ids[place] for place in trained],
-        "train_questions": sorted(questions),
     }
     prepared = Prepared(
         train=context.dir / TRAIN,

@@ -30,7 +30,7 @@ class Prepared:
         train: Folder of the training examples.
         eval: Folder of the held-out ones, or None if there are none.
         examples: Number of training examples.
-        data: For the manifest: counts, hashes, and what was trained on, so that a comparison can leave it out.
+        data: For the manifest: counts and hashes.
         retrieval: For the manifest: the collection, its snapshot, and where gold was found; None without retrieval.
     """
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tandem.data.quarantine import Fault, check_share, write_quarantine
+from tandem.data.train_rows import TRAIN_ROWS, TrainRowsFile
 from tandem.errors import DataError
 from tandem.training.data.dataset import IDS, Examples
 from tandem.training.data.encoding import Encoded
@@ -41,7 +42,7 @@ class Staged:
         quarantine: Where what can't be used is set aside.
         unread: Rows that couldn't be read, or stood there already.
         unusable: Rows that could be read and can't be trained on.
-        ids: Of each row, in order; so too `ranks`, `digests`, `keys`, `questions` and `golds`.
+        ids: Of each row, in order; so too `ranks`, `digests`, `keys` and `golds`.
         excluded: Passages that were barred from prompts.
         owners: Of each sequence, the place of its row.
         lengths: Of each sequence, its tokens.
@@ -55,7 +56,6 @@ class Staged:
     ranks: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    questions: list[str | None] = field(default_factory=list)
     golds: list[str | None] = field(default_factory=list)
     excluded: int = 0
     owners: array[int] = field(default_factory=lambda: array("q"))
@@ -71,6 +71,11 @@ class Staged:
         """bool, as `tokens_path`."""
         return self.folder / "loss_mask.bin"
 
+    @property
+    def rows_path(self) -> Path:
+        """What is kept of each row for comparisons: see `tandem.data.train_rows`."""
+        return self.folder / TRAIN_ROWS
+
     def fill(self, batches: Iterable[Sequence[Encoded]]) -> Iterable[int]:
         """Take over all batches.
 
@@ -79,7 +84,11 @@ class Staged:
         """
         seen: dict[str, tuple[str, int]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.tokens_path.open("wb") as tokens, self.masks_path.open("wb") as masks:
+        with (
+            self.tokens_path.open("wb") as tokens,
+            self.masks_path.open("wb") as masks,
+            TrainRowsFile(self.rows_path) as rows,
+        ):
             for batch in batches:
                 faults: list[Fault] = []
                 for row in batch:
@@ -101,7 +110,7 @@ class Staged:
                     self.ranks.append(row.rank)
                     self.digests.append(row.sha256)
                     self.keys.append(row.key)
-                    self.questions.append(row.question)
+                    rows.add(row.seen)
                     self.golds.append(row.gold)
                     self.excluded += row.excluded
                 write_quarantine(self.quarantine, faults)
@@ -156,7 +165,7 @@ class Staged:
 
     def clear(self) -> None:
         """Delete the staging files."""
-        for path in (self.tokens_path, self.masks_path):
+        for path in (self.tokens_path, self.masks_path, self.rows_path):
             path.unlink(missing_ok=True)
         self.folder.rmdir()
 

@@ -10,6 +10,7 @@ from stand_ins.world import make_cluster
 
 from tandem.artifacts.job import JobContext
 from tandem.data.splits import question_key
+from tandem.data.train_rows import TRAIN_ROWS, key_bits, read_answers, read_keys, scan_asked
 from tandem.errors import DataError
 from tandem.retrieval import retriever as retrieval
 from tandem.retrieval.retriever import Passage
@@ -72,12 +73,20 @@ def test_rows_are_split_tokenized_and_written(context: JobContext, tokenizer: An
     assert prepared.retrieval is None
 
 
-def test_the_manifest_names_what_was_trained_on_as_the_comparison_looks_it_up(
-    context: JobContext, tokenizer: Any
-) -> None:
-    data = prepare(finetune_spec(context.dir / "t.jsonl", ROWS), context, tokenizer).data
-    trained = [row for row in ROWS if row["id"] in data["train_ids"]]
-    assert data["train_questions"] == sorted(question_key(str(row["question"])) for row in trained)
+def trained_ids(context: JobContext) -> list[str]:
+    return [id for _, ids in scan_asked(context.dir / TRAIN_ROWS) for id in ids.to_pylist()]
+
+
+def test_what_was_trained_on_is_kept_as_the_comparison_looks_it_up(context: JobContext, tokenizer: Any) -> None:
+    prepared = prepare(finetune_spec(context.dir / "t.jsonl", ROWS), context, tokenizer)
+    trained = [row for row in ROWS if row["id"] in read_ids(prepared.train)]
+    path = context.dir / TRAIN_ROWS
+    assert trained_ids(context) == [row["id"] for row in trained]
+    assert read_keys(path).tolist() == [key_bits(question_key(str(row["question"]))) for row in trained]
+    answers = read_answers(path)
+    assert answers is not None
+    assert answers.tolist() == [key_bits(question_key(f"answer{str(row['id'])[1:]}")) for row in trained]
+    assert not any(isinstance(value, list) for value in prepared.data.values())  # a manifest holds small facts
 
 
 def test_questions_get_passages_of_the_live_collection(
@@ -204,9 +213,9 @@ def test_rows_that_are_evaluated_on_are_left_out_of_training_and_counted(
     rows = [*ROWS, {"id": "x", "text": "The quick  brown fox"}, {"id": "5", "text": "The lazy dog"}]
     prepared = prepare(finetune_spec(context.dir / "t.jsonl", rows, data={"eval": str(other)}), context, tokenizer)
     assert (prepared.data["leaked"], prepared.data["train_rows"], prepared.data["eval_rows"]) == (3, 9, 3)
-    assert not {"r3", "r4", "x"} & {*prepared.data["train_ids"], *read_ids(prepared.train)}
-    assert question_key("What is 3?") not in prepared.data["train_questions"]
-    assert "5" in prepared.data["train_ids"]  # an id is no text
+    assert not {"r3", "r4", "x"} & {*trained_ids(context), *read_ids(prepared.train)}
+    assert key_bits(question_key("What is 3?")) not in read_keys(context.dir / TRAIN_ROWS)
+    assert "5" in trained_ids(context)  # an id is no text
     assert "3 rows were left out of training: what they ask or say is held out too" in capsys.readouterr().out
 
 
