@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import (
     adapters,
     checkpoints,
+    comparison,
     endpoint,
     engine,
     ingestion,
@@ -19,6 +20,7 @@ from benchmarks import (
     retrieval,
     submission,
     training,
+    verdict,
 )
 from benchmarks.report import Result, show, write
 
@@ -34,8 +36,10 @@ BENCHMARKS = {
     "checkpoints": checkpoints.run,
     "training": training.run,
     "launcher": launcher.run,
+    "comparison": comparison.run,
     "queue": queue.run,
     "submission": submission.run,
+    "verdict": verdict.run,
 }
 ON_GPU = {"launcher-gpu": launcher_gpu.run}
 

@@ -47,9 +47,9 @@ def run() -> Result:
     model = model_path(read_yaml(ROOT / "jobs" / "finetune.yaml").data["model"], storage=storage_path())
     measured: dict[int, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as scratch:
-        made = _in_a_process(_write_adapters, model, Path(scratch), max(ADAPTERS))
+        made = in_a_process(write_adapters, model, Path(scratch), max(ADAPTERS))
         for count in ADAPTERS:
-            measured[count] = _in_a_process(_measure, model, made[:count])
+            measured[count] = in_a_process(_measure, model, made[:count])
     rates = {count: rate for count, (rate, _) in measured.items()}
     return Result(
         "adapters",
@@ -69,13 +69,13 @@ def run() -> Result:
     )
 
 
-def _in_a_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+def in_a_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     # Threads, allocators and environment of one contender don't touch the next.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *arguments, **options).result()
 
 
-def _write_adapters(model: Path, folder: Path, count: int) -> list[Path]:
+def write_adapters(model: Path, folder: Path, count: int) -> list[Path]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

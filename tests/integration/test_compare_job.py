@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from tandem.artifacts.manifest import read_manifest
 from tandem.config.cluster import Cluster
 from tandem.errors import NotFoundError
 from tandem.evaluation import job as compare_job
+from tandem.evaluation.asking.placing import in_a_task
 from tandem.evaluation.schema import Report
+from tandem.evaluation.tools import real_tools
 from tandem.retrieval import job as index_job
 from tandem.specs.compare import CompareSpec
 from tandem.specs.index import IndexSpec
 
+FILE = "report.json"
 CITIES = ["Alba", "Brno", "Cork", "Dakar", "Essen", "Fes", "Graz", "Hull"]
 
 
@@ -106,6 +110,17 @@ def test_a_comparison_over_a_real_index(ray_cluster: Cluster, corpus: Path) -> N
         assert {passage["source"] for passage in oracle["passages"]} == {rag["source"]}
     # The adapter is in use: the same prompts, other answers.
     assert any(rows["rag", city]["prediction"] != rows["raft", city]["prediction"] for city in CITIES)
+
+
+def test_asked_in_a_task_as_where_gpus_are_the_answers_are_the_same(ray_cluster: Cluster, corpus: Path) -> None:
+    here = json.loads((Path(compare_job.run(spec(corpus), context(ray_cluster, "here"))["report"]) / FILE).read_text())
+    placed = replace(real_tools(ray_cluster), place=lambda work: in_a_task(work, {"num_cpus": 1.0}))
+    result = compare_job.run(spec(corpus), context(ray_cluster, "there"), placed)
+    there = json.loads((Path(result["report"]) / FILE).read_text())
+    assert {name: arm["metrics"] for name, arm in there["arms"].items()} == {
+        name: arm["metrics"] for name, arm in here["arms"].items()
+    }
+    assert (context(ray_cluster, "there").dir / "answers" / "rag.jsonl").exists()
 
 
 def test_an_unknown_collection_is_told_with_those_that_exist(ray_cluster: Cluster, corpus: Path) -> None:

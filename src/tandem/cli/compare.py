@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tandem.cli.follow import read_report, submit_and_follow
 from tandem.cli.output import note
-from tandem.errors import DataError, InvalidSpecError, NotFoundError, SpecError
+from tandem.cli.spans import read_span
+from tandem.errors import DataError, InputError, InvalidSpecError, NotFoundError, SpecError
 
 if TYPE_CHECKING:
     from tandem.cli.client import Client
@@ -17,6 +18,27 @@ if TYPE_CHECKING:
     from tandem.orchestrator.compare_flow import CompareOptions
 
 Report = tuple[dict[str, Any], Path]
+
+
+def seconds_of(budget: str) -> float:
+    """A budget in seconds.
+
+    Raises:
+        InputError: No span of time, or none that is left.
+    """
+    span = read_span(budget)
+    if not span:
+        raise InputError(f"no span of time: {budget!r}", where="--budget", remedy="for example 90s, 30m or 2h")
+    return span.total_seconds()
+
+
+def quick_note(report: dict[str, Any]) -> str:
+    """What a quick answer leaves open."""
+    asked, there = report["dataset"]["n"], report["dataset"]["available"]
+    few = f"{asked} of {there} questions, so intervals are wide" if asked < there else "all questions"
+    trained = any(arm["cost"]["train"] != 0.0 for arm in report["arms"].values())
+    untried = "" if trained else "; fine-tuning was not tried"
+    return f"a quick answer: {few}{untried}. Without --quick it is a whole one"
 
 
 def compare_spec(file: Path, overrides: list[str], *, connect: Callable[[], Client]) -> Report:

@@ -26,6 +26,13 @@ def compare(
         str | None, typer.Option(metavar="URI", help="Compare this adapter instead of training one.")
     ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Compare base and rag alone.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, max=10, help="Adapters of each kind, which differ by their seed.")] = 1,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Ask as many questions as fit into this time: 30m.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="An answer in about five minutes: nothing is trained, few questions.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="Of the collection, jobs and application; default: the folder's.")
     ] = None,
@@ -41,15 +48,17 @@ def compare(
 ) -> None:
     """Find out which strategy wins on your questions: retrieval, fine-tuning, or both."""
     from tandem.cli.client import Client
-    from tandem.cli.compare import compare_documents, compare_spec
+    from tandem.cli.compare import compare_documents, compare_spec, quick_note, seconds_of
     from tandem.cli.follow import print_report
     from tandem.errors import InputError
-    from tandem.orchestrator.compare_flow import CompareOptions
+    from tandem.orchestrator.compare_flow import QUICK_S, CompareOptions
 
     if file is not None and (docs or qa):
         raise InputError("give a FILE, or --docs and --qa, not both")
+    budget_s = seconds_of(budget) if budget is not None else QUICK_S if quick else None
     if file is not None:
-        report, folder = compare_spec(file, overrides or [], connect=Client.connect)
+        said = [] if budget_s is None else [f"budget_s={budget_s}"]
+        report, folder = compare_spec(file, [*(overrides or []), *said], connect=Client.connect)
     elif docs is not None and qa is not None:
         if adapter is not None and no_train:
             raise InputError("--adapter and --no-train exclude each other")
@@ -58,9 +67,11 @@ def compare(
             model=model,
             embedder=embedder,
             adapter=adapter,
-            train=not no_train and adapter is None,
+            train=not (no_train or quick) and adapter is None,
+            seeds=seeds,
             max_steps=max_steps,
-            deploy=not no_deploy,
+            budget_s=budget_s,
+            deploy=not (no_deploy or quick),
         )
         report, folder = compare_documents(docs, qa, options, connect=Client.connect)
     else:
@@ -69,6 +80,8 @@ def compare(
         print_json(report)
         return
     print_report(report)
+    if quick:
+        note(quick_note(report))
     note(f"report: {folder / 'report.html'}")
 
 

@@ -84,9 +84,10 @@ def run() -> None:
             note(f"{name}: {len(kinds)} questions ({counts}) in {path}")
     with story.step("An index job: read, chunk, embed, write to Qdrant, dense and sparse"):
         submit_and_follow(client, index, "indexing")
-    with story.step("A finetune job: Ray Train, DeepSpeed, LoRA, with passages from that index in its prompts"):
-        finetune = load_job(spec_file("jobs/finetune.yaml"), [f"data.train={folder / 'train.jsonl'}"])
-        submit_and_follow(client, finetune, "training")
+    with story.step("Two finetune jobs: Ray Train, DeepSpeed, LoRA; with passages from that index, and without"):
+        for said in ([], ["name=django-tuned", "retrieval=null"]):
+            finetune = load_job(spec_file("jobs/finetune.yaml"), [f"data.train={folder / 'train.jsonl'}", *said])
+            submit_and_follow(client, finetune, "training")
     with story.step("An endpoint on Ray Serve, and its first answer"):
         (app,) = deploy_and_wait(client, absolute_config(spec_file("serving/rag.yaml"), []), timeout_s=DEPLOY_TIMEOUT_S)
         _ask(client, app["name"])
@@ -112,13 +113,15 @@ def _ask(client: Client, app: str) -> None:
 
 
 def _slices(report: dict[str, Any]) -> None:
+    from tandem.evaluation.report.text import ranked
+
+    metric, arms = report["verdict"]["metric"], ranked(report)
     for column, values in (report.get("slices") or {}).items():
         rows = [
-            [value, arm, figures["n"], *(f"{figures['metrics'][name]:.3f}" for name in ("em", "f1"))]
-            for value, arms in values.items()
-            for arm, figures in arms.items()
+            [value, by_arm[arms[0]]["n"], *(f"{by_arm[arm]['metrics'][metric]:.2f}" for arm in arms)]
+            for value, by_arm in values.items()
         ]
-        print_table([column, "arm", "n", "em", "f1"], rows, title=f"by {column}", heading=True)
+        print_table([column, "n", *arms], rows, title=f"{metric} by {column}", heading=True)
 
 
 def _where_to_look(cluster: Cluster, app: dict[str, Any], files: Path) -> None:

@@ -158,9 +158,10 @@ def wait_for_app(
 
 def print_report(report: dict[str, Any]) -> None:
     """The figures of a comparison, arm by arm, and its verdict in a sentence."""
-    from tandem.evaluation.text import SUMMARY_HEADER, summary_rows, sureness, verdict_sentence
+    from tandem.evaluation.report.tables import summary_header, summary_rows
+    from tandem.evaluation.report.text import sureness, verdict_sentence
 
-    print_table(SUMMARY_HEADER, summary_rows(report), title=report.get("name"), heading=True)
+    print_table(summary_header(report), summary_rows(report), title=report.get("name"), heading=True)
     print(f"verdict: {verdict_sentence(report)}\n{sureness(report)}")
 
 

@@ -1,4 +1,4 @@
-"""``tandem submit``, ``logs``, ``stop``, ``wait`` and ``report``."""
+"""``tandem submit``, ``logs``, ``stop`` and ``wait``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tandem.cli.spec_commands import Json, Overrides
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (submit, logs, stop, wait, report):
+    for command in (submit, logs, stop, wait):
         app.command()(command)
 
 
@@ -111,19 +111,6 @@ def wait(
         print(f"{job['id']}: {job['state']}")
     if job["state"] != "SUCCEEDED":
         raise failure(job)
-
-
-def report(job_id: JobId, json: Json = False) -> None:
-    """Print a comparison's figures and verdict, and where its report lies."""
-    from tandem.cli.client import Client
-    from tandem.cli.follow import print_report, read_report
-
-    data, folder = read_report(Client.connect().result(job_id))
-    if json:
-        print_json(data)
-        return
-    print_report(data)
-    note(f"report: {folder / 'report.html'}")
 
 
 def _quiet_follow(client: Any, job_id: str) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from tandem.cli.output import is_terminal, make_table, note, print_json, print_table
+from tandem.cli.spans import read_span
 from tandem.cli.spec_commands import Json
 
 JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or its name for the latest of that name.")]
@@ -21,8 +21,6 @@ SHOWN = (
 )
 VERSIONS = ("tandem", "python", "ray", "torch")
 WATCH_EVERY_S = 2.0
-_SPAN = re.compile(r"(\d+)([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def register(app: typer.Typer) -> None:
@@ -146,12 +144,9 @@ def moment(text: str, now: datetime) -> str:
     """
     from tandem.errors import InputError
 
-    span = _SPAN.fullmatch(text)
     try:
-        if span is not None:
-            at = now - timedelta(**{_UNITS[span[2]]: int(span[1])})
-        else:
-            at = datetime.fromisoformat(text).astimezone(UTC)
+        span = read_span(text)
+        at = datetime.fromisoformat(text).astimezone(UTC) if span is None else now - span
     except (ValueError, OverflowError):
         raise InputError(
             f"no time: {text!r}", where="--since", remedy="for example 12h, 7d or 2026-11-30T14:00"

@@ -90,12 +90,13 @@ def _register() -> None:
         job_commands,
         job_views,
         key_commands,
+        report_commands,
         serve_commands,
         spec_commands,
     )
 
     modules = (cluster_commands, spec_commands, job_commands, job_views, index_commands, serve_commands)
-    for module in (*modules, compare_commands, key_commands):
+    for module in (*modules, compare_commands, report_commands, key_commands):
         module.register(app)
 
 

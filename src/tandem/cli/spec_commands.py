@@ -76,13 +76,20 @@ def plan(
         print_plan(facts["steps"])
 
 
-def schema(kind: Annotated[str, typer.Argument(help="index, finetune, compare, pipeline, rag or cluster.")]) -> None:
-    """Print the JSON Schema of a kind of spec."""
+def schema(
+    kind: Annotated[str, typer.Argument(help="index, finetune, compare, pipeline, rag, cluster, or report.")],
+) -> None:
+    """Print the JSON Schema of a kind of spec, or of a comparison's report.json."""
     from tandem.errors import SpecError
     from tandem.specs import KINDS
 
+    if kind == "report":
+        from tandem.evaluation.schema import Report
+
+        print_json(Report.model_json_schema(by_alias=True))
+        return
     if kind not in KINDS:
-        raise SpecError(f"no spec is of kind {kind!r}", remedy=f"kinds: {', '.join(sorted(KINDS))}")
+        raise SpecError(f"no spec is of kind {kind!r}", remedy=f"kinds: {', '.join(sorted([*KINDS, 'report']))}")
     print_json(KINDS[kind].model_json_schema())
 
 

@@ -15,6 +15,19 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class NearDuplicates(Part):
+    """Questions that nearly repeat something an arm has seen, or each other: see `tandem.data.likeness`."""
+
+    training: int | None = Field(
+        description="of the questions asked or left out for it: nearly repeat one that an adapter was trained on; "
+        "null where none is found and an adapter has no record of its training rows"
+    )
+    index: int = Field(description="of those asked: stand nearly word for word in a retrieved passage")
+    evaluation: int = Field(description="of those asked: nearly repeat an earlier one")
+    examples: tuple[tuple[str, str], ...] = Field(description="a few of each: id of the question, and what it repeats")
+    excluded: int = Field(description="questions of the file left out because they nearly repeat a training question")
+
+
 class Dataset(Part):
     """What was asked, and what the adapters were trained on."""
 
@@ -25,6 +38,7 @@ class Dataset(Part):
     available: int = Field(description="questions in the file; more than n under a limit")
     quarantined: int = Field(description="rows of the file that couldn't be used")
     leaked: int = Field(description="questions left out because an adapter was trained on them")
+    near_duplicates: NearDuplicates | None = Field(description="null where it wasn't looked for")
 
 
 class Latency(Part):
@@ -47,7 +61,29 @@ class Cost(Part):
 
     train: float | None = Field(description="training the adapter, once; 0 without one, null where unknown")
     per_1k: float = Field(description="a thousand questions: retrieval and generation, without training")
-    per_correct: float | None = Field(description="an answer that matches exactly, without training; null without any")
+    per_1k_with_training: float | None = Field(
+        description="the same with training spread over as many questions as the prices say; null where unknown"
+    )
+    per_correct: float | None = Field(description="a right answer, without training; null without any")
+    cpu_s_per_1k: float = Field(description="core-seconds of a thousand questions")
+    gpu_s_per_1k: float = Field(description="GPU-seconds of a thousand questions")
+
+
+class BreakEven(Part):
+    """When a trained arm has paid for its training, against an untrained one."""
+
+    arm: str
+    against: str
+    questions: int | None = Field(description="after so many it is cheaper per question; null: never, or unknown")
+    questions_per_correct: int | None = Field(description="after so many it is cheaper per right answer; null: never")
+
+
+class SeedSpread(Part):
+    """How an arm's figures differ between adapters that were trained with different seeds."""
+
+    n: int = Field(description="adapters")
+    sd: dict[str, float] = Field(description="standard deviation over them, by metric")
+    range: dict[str, Ci95] = Field(description="the least and the greatest figure, by metric")
 
 
 class ArmReport(Part):
@@ -57,9 +93,10 @@ class ArmReport(Part):
     failures: int = Field(description="questions without an answer; each counts as wrong")
     candidate: bool = Field(description="whether it can win: the oracle can't")
     metrics: dict[str, float | None] = Field(
-        description="em, f1, rouge_l, recall_at_k, answer_in_context in [0, 1]; bleu in [0, 100]; null: not defined"
+        description="shares in [0, 1]; bleu, chrf in [0, 100]; words; null: not defined. Over seeds: the mean"
     )
     ci95: dict[str, Ci95] = Field(description="95 % bootstrap intervals over questions, by metric")
+    seeds: SeedSpread | None = Field(description="null with one adapter, or none")
     latency_ms: Latency
     tokens: Tokens
     cost: Cost
@@ -70,23 +107,33 @@ class PairReport(Part):
 
     a: str
     b: str
-    metric: Literal["em", "f1"]
+    metric: str
     test: Literal["mcnemar", "permutation"]
     diff: float
     ci95: Ci95
+    ci90: Ci95 = Field(description="within the margin on both sides: shown to be equal (two one-sided tests)")
     p: float = Field(ge=0, le=1)
     p_adjusted: float = Field(ge=0, le=1, description="after Holm over the pairs of this metric")
     n: int
+    wins: int | None = Field(description="questions on which a is better; null where the metric is of all together")
+    losses: int | None = Field(description="questions on which b is better")
+    effect: float | None = Field(description="Cohen's d_z: mean difference in standard deviations of a question's")
+    spread: float = Field(description="that standard deviation")
+    detectable: float = Field(description="smallest true difference that so many questions show in 4 of 5 comparisons")
 
 
 class VerdictReport(Part):
     """The answer."""
 
+    kind: Literal["winner", "tie", "not_enough_data", "no_contest"]
     winner: str | None
     tied: tuple[str, ...] = Field(description="best arms that these questions can't tell apart, best first")
     cheapest: str | None = Field(description="of those tied, the one that costs least")
+    choose: str | None = Field(description="the arm to choose: the winner, or the cheapest of a tie; else null")
+    more_items: int | None = Field(description="so many more questions would settle it, as far as one can tell")
     reason: str
-    metric: Literal["em", "f1"]
+    metric: str
+    margin: float = Field(description="differences below it count as none")
     rule: str
 
 
@@ -104,11 +151,14 @@ class Report(Part):
     schema_: Literal[1] = Field(1, alias="schema")
     id: str
     name: str
+    task: Literal["generation", "classification"]
     created_at: str = Field(description="ISO 8601, UTC")
     dataset: Dataset
     arms: dict[str, ArmReport]
     pairs: tuple[PairReport, ...]
+    break_even: tuple[BreakEven, ...]
     verdict: VerdictReport
+    top_k: int = Field(description="passages or neighbours retrieved")
     slices: dict[str, dict[str, dict[str, SliceReport]]] = Field(description="by column, value, arm")
     notes: tuple[str, ...] = Field(description="what a reader should know before believing the figures")
     lineage: dict[str, Any] = Field(description="model, adapters, index, prompt, decoding, engine, machine, versions")

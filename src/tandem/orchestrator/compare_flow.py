@@ -25,6 +25,8 @@ EVAL_FRACTION = 0.3
 MAX_STEPS = 20
 LEARNING_RATE = 1e-3
 MIN_ROWS = 8
+# Enough for a few dozen questions on two cores; with an index of some hundred pages it's five minutes in all.
+QUICK_S = 120.0
 # Job names are this name and a suffix, 40 characters in all.
 NAME_LENGTH = 30
 
@@ -37,9 +39,11 @@ class CompareOptions:
         name: Of the collection, the jobs and the application; None: made from the folder's.
         model: URI of the base model; None: SmolLM2-135M-Instruct.
         embedder: URI of the embedder; None: the index's default.
-        adapter: URI of an adapter trained with retrieved context, instead of training one.
-        train: Whether to train one.
+        adapter: URI of an adapter trained with retrieved context, instead of training any.
+        train: Whether to train: with retrieved context, and without.
+        seeds: How many adapters of each kind, which differ by their seed.
         max_steps: Training steps at most; None: `MAX_STEPS`.
+        budget_s: Seconds in which the arms answer what fits; None: all that was held out.
         deploy: Whether to serve what was compared.
     """
 
@@ -48,7 +52,9 @@ class CompareOptions:
     embedder: str | None = None
     adapter: str | None = None
     train: bool = True
+    seeds: int = 1
     max_steps: int | None = None
+    budget_s: float | None = None
     deploy: bool = True
 
 
@@ -62,7 +68,7 @@ class ComparePlan:
         eval: Rows held out, on which the arms are compared.
         train_path: Where `train` belongs.
         eval_path: Where `eval` belongs.
-        pipeline: Steps `docs`, `raft` unless there is nothing to train, and `compare`.
+        pipeline: Steps `docs`; `tuned` and `raft`, of each seed, unless there is nothing to train; and `compare`.
         model: URI of the base model.
         adapter: URI of an adapter that exists.
     """
@@ -147,29 +153,42 @@ def plan_compare(
             **({"embedder": {"model": options.embedder}} if options.embedder else {}),
         }
     }
-    if options.train:
-        steps["raft"] = {
-            "kind": "finetune",
-            "name": f"{name}-raft",
-            "model": model,
-            "data": {"train": str(folder / "train.jsonl")},
-            "retrieval": {"collection": "${docs.collection}"},
-            "schedule": {
+    finetune = {
+        "kind": "finetune",
+        "model": model,
+        "data": {"train": str(folder / "train.jsonl")},
+        "workers": 2 if cpus > 1 else 1,
+    }
+    trained: dict[str, list[str]] = {"tuned": [], "raft": []}
+    for seed in range(options.seeds if options.train else 0):
+        for kind, made in trained.items():
+            step = kind if seed == 0 else f"{kind}-{seed + 1}"
+            schedule = {
                 "max_steps": options.max_steps or MAX_STEPS,
                 "learning_rate": LEARNING_RATE,
                 "micro_batch_size": 2,
-            },
-            "workers": 2 if cpus > 1 else 1,
-        }
-    adapter = "${raft.artifact}" if options.train else options.adapter
+                "seed": seed,
+            }
+            retrieval = {"retrieval": {"collection": "${docs.collection}"}} if kind == "raft" else {}
+            steps[step] = {**finetune, "name": f"{name}-{step}", "schedule": schedule, **retrieval}
+            made.append(f"${{{step}.artifact}}")
+    arms = ["base", "rag"]
+    if options.train:
+        arms += ["tuned", "tuned_rag", "raft"]
+    elif options.adapter:
+        arms.append("raft")
+    if all(row.source is not None for row in held_out):
+        arms.append("oracle")
     steps["compare"] = {
         "kind": "compare",
         "name": f"{name}-compare",
         "model": model,
-        "raft_adapter": adapter,
-        "arms": ["base", "rag", "raft"] if adapter else ["base", "rag"],
+        "adapter": _one_or_all(trained["tuned"]),
+        "raft_adapter": _one_or_all(trained["raft"]) or options.adapter,
+        "arms": arms,
         "eval": str(folder / "eval.jsonl"),
         "collection": "${docs.collection}",
+        "budget_s": options.budget_s,
     }
     pipeline = PipelineSpec.model_validate(
         {"kind": "pipeline", "name": name, "steps": {step: {"spec": spec} for step, spec in steps.items()}}
@@ -184,6 +203,10 @@ def plan_compare(
         model=model,
         adapter=options.adapter,
     )
+
+
+def _one_or_all(uris: Sequence[str]) -> str | list[str] | None:
+    return list(uris) if len(uris) > 1 else next(iter(uris), None)
 
 
 def _digest(facts: Any) -> str:

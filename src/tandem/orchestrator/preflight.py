@@ -19,7 +19,14 @@ SCHEMES = ("file", "hf", "pypi", "artifact")
 INPUTS: Mapping[str, Mapping[str, str]] = {
     "index": {"sources.*.uri": "documents", "embedder.model": "model"},
     "finetune": {"model": "model", "data.train": "row files", "data.eval": "row files", "deepspeed": "file"},
-    "compare": {"model": "model", "adapter": "adapter", "raft_adapter": "adapter", "eval": "rows"},
+    "compare": {
+        "model": "model",
+        **dict.fromkeys(("adapter", "adapter.*", "raft_adapter", "raft_adapter.*"), "adapter"),
+        **dict.fromkeys(("classifier", "classifier.*"), "classifier"),
+        "train": "row files",
+        "eval": "rows",
+        "neighbours.embedder.model": "model",
+    },
     "rag": {"model": "model", "adapters.*.uri": "adapter", "retriever.rerank.model": "model"},
     "cluster": {},
 }
@@ -89,7 +96,8 @@ def missing_inputs(spec: Mapping[str, Any], *, where: str) -> list[SpecError]:
         ]
     faults = []
     for pattern, usual in INPUTS[spec["kind"]].items():
-        role = "labelled rows" if usual == "row files" and spec.get("task") == "classification" else usual
+        labelled = usual in ("rows", "row files") and spec.get("task") == "classification"
+        role = "labelled rows" if labelled else usual
         for place, value in _find(spec, pattern.split("."), ""):
             if not is_local(value):
                 continue
@@ -117,6 +125,8 @@ def _fault(role: str, path: Path) -> tuple[str, str] | None:  # noqa: PLR0911 - 
         return "an empty folder", "put documents into it, or name another"
     if role == "model" and not _has_weights(path):
         return "a model path without weights", "it needs config.json and *.safetensors, or a .gguf file"
+    if role == "classifier" and not any(path.glob("*.safetensors")):
+        return "a classifier path without weights", "give what a finetune job with task: classification made"
     if role == "adapter" and not (path / "adapter_model.safetensors").is_file():
         return "an adapter path without weights", "it needs adapter_config.json and adapter_model.safetensors"
     return None
@@ -146,7 +156,8 @@ def _find(value: Any, parts: list[str], place: str) -> Iterator[tuple[str, str]]
         return
     head, *rest = parts
     if head == "*":
-        for number, item in enumerate(value):
+        # A field that takes one or several may hold one.
+        for number, item in enumerate(value if isinstance(value, list | tuple) else ()):
             yield from _find(item, rest, f"{place}.{number}")
     elif isinstance(value, Mapping) and value.get(head) is not None:
         yield from _find(value[head], rest, f"{place}.{head}" if place else head)

@@ -44,7 +44,9 @@ def demand(spec: Mapping[str, Any], *, gpus: bool) -> Demand:
     """
     if spec["kind"] == "finetune":
         return _of_workers(spec, gpus=gpus)
-    parts: tuple[tuple[Amounts, int], ...] = (({"CPU": 1.0}, 1),)
+    # The engine of a comparison takes a GPU where there are any.
+    engine = 1.0 if spec["kind"] == "compare" and gpus else 0.0
+    parts: tuple[tuple[Amounts, int], ...] = ((_each(1.0, engine, None), 1),)
     if spec["kind"] == "index":
         # Reading and chunking hold one beside the actors that embed.
         embedder = spec["embedder"]

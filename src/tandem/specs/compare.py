@@ -7,10 +7,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tandem.specs.base import Fraction, Name, PromptSpec, Spec, Uri
+from tandem.specs.index import EmbedderSpec
 from tandem.specs.queue import QueueSpec
 from tandem.specs.runtime import RuntimeSpec
 
 ArmName = Literal["base", "rag", "tuned", "tuned_rag", "raft", "oracle"]
+CLASSIFIES: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned_rag")
+Task = Literal["generation", "classification"]
+# What may decide, the usual one first.
+DECIDES: dict[Task, tuple[str, ...]] = {"generation": ("em", "f1"), "classification": ("accuracy", "macro_f1")}
 RETRIEVING: frozenset[str] = frozenset({"rag", "tuned_rag", "raft"})
 TUNED: dict[str, str] = {"tuned": "adapter", "tuned_rag": "adapter", "raft": "raft_adapter"}
 
@@ -20,6 +25,7 @@ class PriceSpec(Spec):
 
     cpu_hour: float = Field(0.04, ge=0, description="one core for one hour")
     gpu_hour: float = Field(2.5, ge=0)
+    questions: int = Field(10_000, ge=1, description="over so many questions the cost of training is spread")
 
 
 class EngineSpec(Spec):
@@ -36,37 +42,137 @@ class EngineSpec(Spec):
     )
 
 
+class ClassifyPromptSpec(Spec):
+    """Classification: how a language model is asked for a label. Examples are turns of the same form, with answers."""
+
+    system: str = Field(
+        "You label texts. Answer with one of these labels and nothing else: {labels}.",
+        description="{labels} is replaced; empty: no system turn",
+    )
+    text: str = Field(
+        "Text: {text}\n\nLabel:",
+        description="a user's turn; {text} and {labels} are replaced. No text can hold what a chat template divides "
+        "turns with",
+    )
+    text_words: int | None = Field(
+        None,
+        ge=8,
+        description="words of the text that are shown; left out: all of them, and a text that is too long for "
+        "engine.max_model_len counts as failed",
+    )
+    example_words: int = Field(80, ge=8, description="words of an example that are shown")
+
+
+class NeighbourSpec(Spec):
+    """Classification: labelled texts like the one to be told, from the rows that the classifier learnt from."""
+
+    embedder: EmbedderSpec = EmbedderSpec()
+    k: int = Field(4, ge=1, le=100, description="shown as examples, and asked for their label")
+    temperature: float = Field(
+        0.1,
+        gt=0,
+        description="of the softmax over cosines by which they vote; the smaller, the more the nearest counts",
+    )
+    weight: Fraction = Field(
+        0.25,
+        description="of the neighbours' vote beside the trained head's in tuned_rag (kNN-LM's own, arXiv 1911.00172). "
+        "It can't be chosen by the training rows: the head knows their labels, so that it would seem to need no vote",
+    )
+
+
 class CompareSpec(Spec):
     """The same items, the same prompt but for context, the same greedy decoding in every arm."""
 
     kind: Literal["compare"]
     name: Name
-    model: Uri
-    adapter: Uri | None = Field(None, description="trained without context: arms tuned and tuned_rag")
-    raft_adapter: Uri | None = Field(None, description="trained with retrieved context: arm raft")
+    task: Task = Field("generation", description="generation: questions and answers; classification: texts and labels")
+    model: Uri = Field(description="the language model that every arm starts from")
+    adapter: Uri | tuple[Uri, ...] | None = Field(
+        None, description="trained without context: arms tuned and tuned_rag; several: of several seeds"
+    )
+    raft_adapter: Uri | tuple[Uri, ...] | None = Field(
+        None, description="trained with retrieved context: arm raft; several: of several seeds"
+    )
+    classifier: Uri | tuple[Uri, ...] | None = Field(
+        None,
+        description="classification: what a finetune job made of the training rows, for tuned and tuned_rag; several: "
+        "of several seeds",
+    )
     arms: tuple[ArmName, ...] = Field(("base", "rag"), min_length=1)
-    eval: str = Field(description="questions and answers: JSONL, CSV or Parquet")
-    collection: Name
+    eval: str | None = Field(
+        None,
+        description="questions and answers, or texts and labels: JSONL, CSV or Parquet; for classification left out: "
+        "the part of `train` that the classifier held out",
+    )
+    train: Uri | None = Field(None, description="classification: the rows that the classifier learnt from")
+    eval_fraction: Fraction = Field(0.25, description="classification without `eval`: as the classifier's")
+    collection: Name | None = Field(None, description="generation: where passages are retrieved")
     top_k: int = Field(3, ge=1)
+    neighbours: NeighbourSpec = NeighbourSpec()
     prompt: PromptSpec = PromptSpec()
+    classify_prompt: ClassifyPromptSpec = ClassifyPromptSpec()
     max_tokens: int = Field(48, ge=1, description="tokens of an answer, at most")
     engine: EngineSpec = EngineSpec()
     max_quarantined: Fraction = Field(0.01, description="fail when more than this share of the questions is unusable")
     limit: int | None = Field(None, ge=1, description="only so many questions, chosen by hash")
+    budget_s: float | None = Field(
+        None, gt=0, description="as many questions as can be answered in so many seconds, drawn by strata"
+    )
+    near_duplicates: Literal["report", "exclude"] = Field(
+        "report", description="questions that nearly repeat one that was trained on: said, or left out too"
+    )
     slices: tuple[str, ...] = Field((), description="columns of the questions by which the figures are also split")
-    primary: Literal["em", "f1"] = Field("em", description="the metric of the verdict")
+    primary: str | None = Field(
+        None, description="the metric of the verdict: em or f1; for classification accuracy or macro_f1"
+    )
+    margin: Fraction = Field(0.05, description="arms shown to differ by less, and not significantly, are tied")
     bootstrap: int = Field(2000, ge=100, description="resamples for the intervals")
-    seed: int = 0
+    seed: int = Field(0, ge=0, description="of the resamples and permutations")
     prices: PriceSpec = PriceSpec()
     runtime: RuntimeSpec = RuntimeSpec()
     queue: QueueSpec = QueueSpec()
+
+    @property
+    def metric(self) -> str:
+        """The metric of the verdict."""
+        return self.primary or DECIDES[self.task][0]
+
+    def adapters(self, field: str) -> tuple[str, ...]:
+        """The URIs of a field of adapters, one for each seed; empty where it is left out."""
+        value = getattr(self, field)
+        return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> CompareSpec:
         if len(set(self.arms)) != len(self.arms):
             raise ValueError("arms: one is named twice")
+        if self.metric not in DECIDES[self.task]:
+            raise ValueError(f"primary: for {self.task} it is one of {', '.join(DECIDES[self.task])}")
+        if self.task == "classification":
+            self._can_classify()
+            return self
+        for field in ("eval", "collection"):
+            if getattr(self, field) is None:
+                raise ValueError(f"{field} is needed")
+        for field in ("classifier", "train"):
+            if getattr(self, field) is not None:
+                raise ValueError(f"{field}: only for task: classification")
         for arm in self.arms:
-            field = TUNED.get(arm)
-            if field and getattr(self, field) is None:
-                raise ValueError(f"arms: {arm!r} needs {field!r}")
+            needed = TUNED.get(arm)
+            if needed and not self.adapters(needed):
+                raise ValueError(f"arms: {arm!r} needs {needed!r}")
         return self
+
+    def _can_classify(self) -> None:
+        unknown = [arm for arm in self.arms if arm not in CLASSIFIES]
+        if unknown:
+            raise ValueError(f"arms: {unknown[0]!r} is none for classification: {', '.join(CLASSIFIES)}")
+        for field in ("adapter", "raft_adapter", "collection", "slices"):
+            if getattr(self, field):
+                raise ValueError(f"{field}: only for task: generation")
+        if self.engine.name == "vllm":
+            raise ValueError("engine.name: vllm can't weigh given labels, transformers does (so: leave it out)")
+        if self.train is None:
+            raise ValueError("train is needed: the rows whose labels are known")
+        if not self.classifier and {"tuned", "tuned_rag"} & set(self.arms):
+            raise ValueError("classifier is needed for the arms tuned and tuned_rag")

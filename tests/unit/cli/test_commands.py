@@ -239,7 +239,7 @@ def test_what_the_endpoint_refuses(status: int, kind: type[TandemError]) -> None
 def test_a_report_is_printed_with_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     following.print_report(report(None, base=0.25, rag=0.75))
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [line[:3] for line in lines[:2]] == [["arm", "EM", "95 %"], ["rag", "0.75", "0.00 to 1.00"]]
+    assert [line[:3] for line in lines[:2]] == [["arm", "EM", "95 %"], ["rag", "0.75", "0.65 to 0.85"]]
     assert lines[3][0].startswith("verdict: No clear winner: 4 questions can't tell rag and base apart")
     assert "may be chance" in lines[4][0]
 

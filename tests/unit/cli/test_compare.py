@@ -51,7 +51,12 @@ def test_the_whole_way_from_a_folder_to_a_verdict_and_an_endpoint(
     result = shell("compare", "--docs", str(docs), "--qa", str(qa))
     assert result.exit_code == 0, result.output
     (pipeline,) = submitted
-    assert list(pipeline["steps"]) == ["docs", "raft", "compare"]
+    assert list(pipeline["steps"]) == ["docs", "tuned", "raft", "compare"]
+    # The same training but for the passages, and each arm with what it was made for.
+    alone, with_passages = (spec_of(pipeline, step) for step in ("tuned", "raft"))
+    assert {key for key in alone if alone[key] != with_passages[key]} == {"name", "retrieval"}
+    assert spec_of(pipeline, "compare")["adapter"] == "${tuned.artifact}"
+    assert spec_of(pipeline, "compare")["arms"] == ["base", "rag", "tuned", "tuned_rag", "raft"]
     train_path, eval_path = Path(spec_of(pipeline, "raft")["data"]["train"]), Path(spec_of(pipeline, "compare")["eval"])
     train, held_out = ([json.loads(line) for line in path.read_text().splitlines()] for path in (train_path, eval_path))
     assert (len(train), len(held_out)) == (14, 6)
@@ -92,6 +97,36 @@ def test_an_adapter_that_exists_is_not_trained(
     (pipeline,) = submitted
     assert [spec_of(pipeline, step)["name"] for step in pipeline["steps"]] == ["mine-docs", "mine-compare"]
     assert spec_of(pipeline, "compare")["raft_adapter"] == "artifact:mine@1"
+
+
+def test_several_seeds_a_budget_and_gold_documents(
+    shell: Shell, submitted: list[dict[str, Any]], docs: Path, tmp_path: Path
+) -> None:
+    rows = [{"question": f"what is {n}?", "answers": [f"{n}"], "source": "a.md"} for n in range(20)]
+    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ("compare", "--docs", str(docs), "--qa", "gold.jsonl", "--no-deploy")
+    result = shell(*command, "--seeds", "2", "--budget", "30m")
+    assert result.exit_code == 0, result.output
+    compare = spec_of(submitted[0], "compare")
+    assert compare["raft_adapter"] == ["${raft.artifact}", "${raft-2.artifact}"]
+    assert [spec_of(submitted[0], step)["schedule"]["seed"] for step in ("tuned", "raft", "tuned-2", "raft-2")] == [
+        0, 0, 1, 1,
+    ]  # fmt: skip
+    assert compare["budget_s"] == 1800
+    assert compare["arms"][-1] == "oracle"
+    refused = shell(*command, "--budget", "soon")
+    assert (refused.exit_code, "--budget: no span of time: 'soon'" in refused.output) == (2, True)
+
+
+def test_a_quick_answer_trains_and_serves_nothing_and_says_so(
+    shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path
+) -> None:
+    result = shell("compare", "--docs", str(docs), "--qa", str(qa), "--quick")
+    assert result.exit_code == 0, result.output
+    assert list(submitted[0]["steps"]) == ["docs", "compare"]
+    assert spec_of(submitted[0], "compare")["budget_s"] == 120
+    assert shell.serve.apps == {}
+    assert "a quick answer: all questions; fine-tuning was not tried" in result.output
 
 
 def test_a_compare_file(shell: Shell, submitted: list[dict[str, Any]], tmp_path: Path, qa: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import write_manifest
 from tandem.config.cluster import Cluster
-from tandem.evaluation.costs import Machine
+from tandem.evaluation.figures.costs import Machine
 from tandem.evaluation.job import Tools
 from tandem.models.engines import Generation, GenerationRequest
 from tandem.specs.compare import CompareSpec
@@ -59,9 +59,15 @@ class FakeEngine:
 
     name = "fake"
 
-    def __init__(self, adapters: Mapping[str, Path], crash: Callable[[GenerationRequest], Exception | None]) -> None:
+    def __init__(
+        self,
+        adapters: Mapping[str, Path],
+        crash: Callable[[GenerationRequest], Exception | None],
+        works: Callable[[int], None] = lambda requests: None,
+    ) -> None:
         self.adapters = adapters
         self.crash = crash
+        self.works = works
         self.asked: list[str] = []
         self.closed = False
 
@@ -69,6 +75,7 @@ class FakeEngine:
         for request in requests:
             if error := self.crash(request):
                 raise error
+        self.works(len(requests))
         return [self._one(request) for request in requests]
 
     def _one(self, request: GenerationRequest) -> Generation:
@@ -76,7 +83,9 @@ class FakeEngine:
         number = content.split("value of ")[-1].split("?")[0].split()[0]
         self.asked.append(f"{request.adapter}:{number}")
         known = f"is answer{number}." in content
-        if request.adapter == "raft_adapter":
+        if request.adapter == "raft_adapter-2" and number == "3":
+            text = "another seed's mistake"
+        elif request.adapter and request.adapter.startswith("raft_adapter"):
             text = f"answer{number}" if known else "answer0"
         else:
             text = f"I think the value is answer{number}, isn't it" if known else "<script>alert(1)</script>"
@@ -95,6 +104,11 @@ class World:
     engines: list[FakeEngine] = field(default_factory=list)
     tracked: list[str] = field(default_factory=list)
     crash: Callable[[GenerationRequest], Exception | None] = lambda request: None
+    now: float = 0.0
+    seconds: float = 0.01  # that the engine takes for an answer
+
+    def work(self, requests: int) -> None:
+        self.now += self.seconds * requests
 
     @property
     def storage(self) -> Path:
@@ -103,7 +117,7 @@ class World:
     @property
     def tools(self) -> Tools:
         def engine(spec: Any, model: Path, adapters: Mapping[str, Path]) -> FakeEngine:
-            self.engines.append(FakeEngine(adapters, self.crash))
+            self.engines.append(FakeEngine(adapters, self.crash, self.work))
             return self.engines[-1]
 
         def track(report: Any, folder: Path, context: JobContext) -> str:
@@ -117,6 +131,7 @@ class World:
             counter=lambda model: lambda messages: sum(len(turn["content"].split()) for turn in messages),
             machine=lambda: Machine(2.0, 0.0),
             track=track,
+            clock=lambda: self.now,
         )
 
     @property

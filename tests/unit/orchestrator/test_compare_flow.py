@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,15 @@ def test_every_step_meets_the_others_in_names_and_files(tmp_path: Path) -> None:
     made = plan(tmp_path)
     assert made.name == made.pipeline.name == "my-docs"
     needs = {name: step.needs for name, step in made.pipeline.steps.items()}
-    assert needs == {"docs": (), "raft": ("docs",), "compare": ("docs", "raft")}
+    assert needs == {"docs": (), "tuned": (), "raft": ("docs",), "compare": ("docs", "raft", "tuned")}
     assert index(made).collection_name == finetune(made).retrieval.collection == made.name  # type: ignore[union-attr]
     assert finetune(made).data.train == str(made.train_path)
     assert made.train_path.parent == made.eval_path.parent
     assert made.train_path.parent.parent == tmp_path / "compare" / "my-docs"
     asked = compare(made)
-    assert asked.arms == ("base", "rag", "raft")
-    assert asked.raft_adapter == "${raft.artifact}"
+    # Every question names its gold document.
+    assert asked.arms == ("base", "rag", "tuned", "tuned_rag", "raft", "oracle")
+    assert (asked.adapter, asked.raft_adapter) == ("${tuned.artifact}", "${raft.artifact}")
     assert (asked.eval, asked.collection, asked.model) == (str(made.eval_path), made.name, finetune(made).model)
     (app,) = made.serve_config("artifact:my-docs-raft@x")["applications"]
     assert (app["name"], app["route_prefix"]) == ("my-docs", "/my-docs")
@@ -77,7 +79,9 @@ def test_without_training_every_question_is_asked(tmp_path: Path) -> None:
     made = plan(tmp_path, train=False)
     assert list(made.pipeline.steps) == ["docs", "compare"]
     assert made.eval == tuple(ROWS)
-    assert compare(made).arms == ("base", "rag")
+    assert compare(made).arms == ("base", "rag", "oracle")
+    unknown = [replace(row, source=None) for row in ROWS[:1]] + ROWS[1:]
+    assert compare(plan(tmp_path, unknown, train=False)).arms == ("base", "rag")
     (app,) = made.serve_config(None)["applications"]
     assert app["args"]["adapters"] == []
 

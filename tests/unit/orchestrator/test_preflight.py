@@ -128,3 +128,33 @@ def test_of_a_pipeline_the_inputs_of_every_step_are_looked_at(tmp_path: Path) ->
     assert whole["steps"]["b"]["spec"]["model"] == "${a.model}"
     places = [str(fault.where) for fault in missing_inputs(whole, where="p.yaml")]
     assert places == ["p.yaml: step a: model", "p.yaml: step a: data.train", "p.yaml: step b: data.train"]
+
+
+def test_a_comparison_of_classifiers_names_rows_and_classifiers(tmp_path: Path) -> None:
+    (tmp_path / "set" / "good").mkdir(parents=True)
+    (tmp_path / "told").mkdir()
+    spec = canonical(
+        kind="compare",
+        task="classification",
+        name="c",
+        model="hf:a/b",
+        arms=["base", "tuned"],
+        classifier=["told", "artifact:other"],
+        train="set",
+        eval="rows.csv",
+        neighbours={"embedder": {"model": "embedder"}},
+    )
+    whole = absolute(spec, tmp_path)
+    assert whole["classifier"] == [f"{tmp_path}/told", "artifact:other"]
+    assert whole["neighbours"]["embedder"]["model"] == f"{tmp_path}/embedder"
+    assert [str(fault.where) for fault in missing_inputs(whole, where="c.yaml")] == [
+        "c.yaml: classifier.0",
+        "c.yaml: train",
+        "c.yaml: eval",
+        "c.yaml: neighbours.embedder.model",
+    ]
+    for path in ("set/good/1.txt", "told/adapter_model.safetensors", "rows.csv", "embedder/modules.json"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("text,label\n")
+    (tmp_path / "embedder" / "model.safetensors").write_text("x")
+    assert missing_inputs(whole, where="c.yaml") == []

@@ -28,7 +28,9 @@ GIB = 2**30
 def test_what_a_job_needs(spec: dict[str, Any], gpus: bool, needs: dict[str, float]) -> None:
     assert demand(spec, gpus=gpus).needs == needs
     compare = {"kind": "compare", "name": "c", "model": "/m", "eval": "/e", "collection": "i"}
-    assert demand(CompareSpec.model_validate(compare).canonical(), gpus=gpus).needs == {"CPU": 1}
+    # Its engine is an actor that holds a GPU where there are any.
+    expected = {"CPU": 1, "GPU": 1} if gpus else {"CPU": 1}
+    assert demand(CompareSpec.model_validate(compare).canonical(), gpus=gpus).needs == expected
 
 
 def test_elastic_workers_need_their_minimum_and_hold_what_there_is_up_to_their_maximum() -> None:

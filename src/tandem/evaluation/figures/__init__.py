@@ -1,0 +1,1 @@
+"""From scored answers to figures, tests and a verdict: pure functions."""
