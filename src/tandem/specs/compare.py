@@ -14,6 +14,13 @@ from tandem.specs.runtime import RuntimeSpec
 ArmName = Literal["base", "rag", "tuned", "tuned_rag", "raft", "oracle"]
 CLASSIFIES: tuple[ArmName, ...] = ("base", "rag", "tuned", "tuned_rag")
 Task = Literal["generation", "classification"]
+# What one of them has no use for is refused, and not passed over.
+ALONE: dict[Task, tuple[str, ...]] = {
+    "generation": (
+        "adapter", "raft_adapter", "collection", "top_k", "prompt", "max_tokens", "near_duplicates", "slices",
+    ),
+    "classification": ("classifier", "train", "eval_fraction", "neighbours", "classify_prompt"),
+}  # fmt: skip
 # What may decide, the usual one first.
 DECIDES: dict[Task, tuple[str, ...]] = {"generation": ("em", "f1"), "classification": ("accuracy", "macro_f1")}
 RETRIEVING: frozenset[str] = frozenset({"rag", "tuned_rag", "raft"})
@@ -148,15 +155,16 @@ class CompareSpec(Spec):
             raise ValueError("arms: one is named twice")
         if self.metric not in DECIDES[self.task]:
             raise ValueError(f"primary: for {self.task} it is one of {', '.join(DECIDES[self.task])}")
+        other: Task = "generation" if self.task == "classification" else "classification"
+        for field in ALONE[other]:
+            if getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(f"{field}: only for task: {other}")
         if self.task == "classification":
             self._can_classify()
             return self
         for field in ("eval", "collection"):
             if getattr(self, field) is None:
                 raise ValueError(f"{field} is needed")
-        for field in ("classifier", "train"):
-            if getattr(self, field) is not None:
-                raise ValueError(f"{field}: only for task: classification")
         for arm in self.arms:
             needed = TUNED.get(arm)
             if needed and not self.adapters(needed):
@@ -167,9 +175,6 @@ class CompareSpec(Spec):
         unknown = [arm for arm in self.arms if arm not in CLASSIFIES]
         if unknown:
             raise ValueError(f"arms: {unknown[0]!r} is none for classification: {', '.join(CLASSIFIES)}")
-        for field in ("adapter", "raft_adapter", "collection", "slices"):
-            if getattr(self, field):
-                raise ValueError(f"{field}: only for task: generation")
         if self.engine.name == "vllm":
             raise ValueError("engine.name: vllm can't weigh given labels, transformers does (so: leave it out)")
         if self.train is None:

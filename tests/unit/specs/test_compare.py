@@ -38,6 +38,8 @@ def test_a_trained_arm_needs_a_classifier(arm: str) -> None:
         ({"collection": "docs"}, "collection: only for task: generation"),
         ({"adapter": "a"}, "adapter: only for task: generation"),
         ({"slices": ["kind"]}, "slices: only for task: generation"),
+        ({"near_duplicates": "exclude"}, "near_duplicates: only for task: generation"),
+        ({"max_tokens": 9}, "max_tokens: only for task: generation"),
         ({"engine": {"name": "vllm"}}, "vllm can't weigh given labels"),
         ({"neighbours": {"weight": 1.5}}, "less than or equal to 1"),
         ({"neighbours": {"temperature": 0}}, "greater than 0"),
@@ -48,9 +50,12 @@ def test_what_makes_no_sense_for_labels_is_refused(changes: dict[str, Any], says
         classes(**changes)
 
 
-@pytest.mark.parametrize("field", ["classifier", "train"])
-def test_what_is_for_labels_makes_no_sense_for_questions(field: str) -> None:
-    values = {"kind": "compare", "name": "c", "model": "m", "eval": "e.jsonl", "collection": "docs", field: "x"}
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("classifier", "x"), ("train", "x"), ("eval_fraction", 0.5), ("neighbours", {"k": 9})],
+)
+def test_what_is_for_labels_makes_no_sense_for_questions(field: str, value: Any) -> None:
+    values = {"kind": "compare", "name": "c", "model": "m", "eval": "e.jsonl", "collection": "docs", field: value}
     with pytest.raises(ValidationError, match=f"{field}: only for task: classification"):
         CompareSpec.model_validate(values)
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from tandem.artifacts.job import JobContext
 from tandem.config.files import write_whole
@@ -22,20 +21,9 @@ Turn = tuple[Arm, int]
 Ask = Callable[[Arm, int, Sequence[QaRow], Callable[[int, int], None]], list[Answer]]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Who is to be asked.
-
-    Attributes:
-        turns: Each arm, with the place of each of its adapters.
-    """
-
-    turns: tuple[Turn, ...]
-
-    @classmethod
-    def of(cls, arms: Sequence[Arm], seeds: Mapping[str, int]) -> Plan:
-        """Every arm as often as it has adapters; one without any once."""
-        return cls(tuple((arm, seed) for arm in arms for seed in range(seeds[arm.adapter] if arm.adapter else 1)))
+def turns_of(arms: Sequence[Arm], seeds: Mapping[str, int]) -> list[Turn]:
+    """Every arm as often as it has adapters, with the place of each; one without any once."""
+    return [(arm, seed) for arm in arms for seed in range(seeds[arm.adapter] if arm.adapter else 1)]
 
 
 def by_strata(rows: Sequence[QaRow], column: str | None) -> list[QaRow]:
@@ -58,7 +46,7 @@ def by_strata(rows: Sequence[QaRow], column: str | None) -> list[QaRow]:
 
 
 def planned(
-    spec: CompareSpec, plan: Plan, rows: Sequence[QaRow], ask: Ask, context: JobContext, clock: Clock
+    spec: CompareSpec, turns: Sequence[Turn], rows: Sequence[QaRow], ask: Ask, context: JobContext, clock: Clock
 ) -> tuple[list[QaRow], dict[Turn, list[Answer]]]:
     """Ask everybody; with a budget only as many questions as fit into it.
 
@@ -67,7 +55,7 @@ def planned(
 
     Args:
         spec: Its budget.
-        plan: Who is asked.
+        turns: Who is asked.
         rows: The questions.
         ask: Asks one arm and adapter some questions, and tells how many are done.
         context: The job, whose folder keeps the number.
@@ -79,26 +67,28 @@ def planned(
     chosen = list(rows)
     if spec.budget_s is not None:
         ordered = by_strata(rows, next(iter(spec.slices), None))
-        fits = _fitting(spec.budget_s, plan, ordered, ask, context, clock)
+        fits = _fitting(spec.budget_s, turns, ordered, ask, context, clock)
         within = {row.id for row in ordered[:fits]}
         chosen = [row for row in rows if row.id in within]
-    told = _Told(context, len(chosen) * len(plan.turns), clock)
+    told = _Told(context, len(chosen) * len(turns), clock)
     answers = {}
-    for arm, seed in plan.turns:
+    for arm, seed in turns:
         answers[arm, seed] = ask(arm, seed, chosen, told.of(arm, seed))
     return chosen, answers
 
 
-def _fitting(budget_s: float, plan: Plan, ordered: Sequence[QaRow], ask: Ask, context: JobContext, clock: Clock) -> int:
+def _fitting(
+    budget_s: float, turns: Sequence[Turn], ordered: Sequence[QaRow], ask: Ask, context: JobContext, clock: Clock
+) -> int:
     path = context.dir / "budget.json"
     asked = hashlib.sha256("\n".join([f"{budget_s}", *(row.id for row in ordered)]).encode()).hexdigest()
     if path.exists() and (kept := json.loads(path.read_text()))["of"] == asked:
         return int(kept["questions"])
     first = ordered[:BATCH]
-    told = _Told(context, len(first) * len(plan.turns), clock)
+    told = _Told(context, len(first) * len(turns), clock)
     started = clock()
     # What the answers themselves took: the engine's start, which is over, takes no time of the rest.
-    seconds = sum(answer.seconds for turn in plan.turns for answer in ask(*turn, first, told.of(*turn)))
+    seconds = sum(answer.seconds for turn in turns for answer in ask(*turn, first, told.of(*turn)))
     left = max(0.0, budget_s - (clock() - started))
     fits = min(len(ordered), len(first) + int(left * len(first) / seconds)) if seconds else len(ordered)
     write_whole(path, json.dumps({"of": asked, "questions": fits}))

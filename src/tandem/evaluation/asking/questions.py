@@ -20,7 +20,7 @@ from tandem.evaluation.asking.adapters import (
     same_model,
 )
 from tandem.evaluation.asking.arms import Arm, Contexts, Messages, arms_of, build_prompt
-from tandem.evaluation.asking.budget import Plan, planned
+from tandem.evaluation.asking.budget import planned, turns_of
 from tandem.evaluation.asking.contexts import contexts_for
 from tandem.evaluation.asking.generate import Question, answer_all
 from tandem.evaluation.asking.items import Answer, AnswerLog, answer_key
@@ -164,8 +164,8 @@ def _ask(
             questions = [_question(spec, arm, row, contexts, adapter, name, count) for row in some]
             return answer_all(questions, AnswerLog(_answers(context, arm, seed)), engine, told, tools.clock)
 
-        plan = Plan.of(arms, {field: len(each) for field, each in adapters.items()})
-        asked, answers = planned(spec, plan, rows, ask, context, tools.clock)
+        turns = turns_of(arms, {field: len(each) for field, each in adapters.items()})
+        asked, answers = planned(spec, turns, rows, ask, context, tools.clock)
     runs: dict[str, list[list[ScoredItem]]] = {arm.name: [] for arm in arms}
     for (arm, seed), given in answers.items():
         runs[arm.name].append(

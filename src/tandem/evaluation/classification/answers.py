@@ -17,7 +17,7 @@ from tandem.artifacts.job import JobContext
 from tandem.data.rows import QaRow
 from tandem.data.splits import split_sha256, take
 from tandem.evaluation.asking.arms import Arm, Messages, Passage, arms_of
-from tandem.evaluation.asking.budget import Plan, planned
+from tandem.evaluation.asking.budget import planned, turns_of
 from tandem.evaluation.asking.generate import Question, answer_all
 from tandem.evaluation.asking.items import Answer, AnswerLog, answer_key
 from tandem.evaluation.classification.classifiers import Classifier, held_out, read_classifier
@@ -160,11 +160,11 @@ class _Asking:
 
     def all(self, arms: Sequence[Arm], rows: Sequence[QaRow]) -> tuple[list[QaRow], Runs]:
         """The texts that were asked, and the scored answers by arm and classifier."""
-        plan = Plan.of(arms, {CLASSIFIER: len(self._classifiers)})
+        turns = turns_of(arms, {CLASSIFIER: len(self._classifiers)})
         # With a budget texts are drawn by label.
         by_label = self._spec.model_copy(update={"slices": (LABEL,)})
         with self._stack:
-            asked, answers = planned(by_label, plan, rows, self._ask, self._context, self._tools.clock)
+            asked, answers = planned(by_label, turns, rows, self._ask, self._context, self._tools.clock)
         runs: dict[str, list[list[ScoredItem]]] = {arm.name: [] for arm in arms}
         for (arm, seed), given in answers.items():
             runs[arm.name].append(
