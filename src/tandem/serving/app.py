@@ -192,7 +192,8 @@ def vllm_config(
     options = engine_options(engine, adapters, dtype="float32", on_gpu=on_gpu, room=spec.lora)
     # A GPU's number type is chosen by vLLM where the GPU is.
     options["dtype"] = engine.dtype if on_gpu else choose_dtype(engine.dtype, read_processor(), engine="vllm")
-    bundle = {"CPU": spec.cpus_per_replica} | ({"GPU": gpus} if on_gpu else {})
+    bundles = worker_bundles(spec.cpus_per_replica, gpus)
+    options["tensor_parallel_size"] = len(bundles)
     return LLMConfig(
         model_loading_config={"model_id": BASE_MODEL, "model_source": str(model)},
         engine_kwargs=options,
@@ -200,6 +201,17 @@ def vllm_config(
         experimental_configs={"stream_batching_interval_ms": 0},
         # The bundle counts the replica's processors already; the replica actor itself would add one more.
         deployment_config={**deployment, "ray_actor_options": {"num_cpus": 0}},
-        placement_group_config={"bundles": [bundle]},
+        placement_group_config={"bundles": bundles, "strategy": "STRICT_PACK"},
         runtime_env={"env_vars": environment(engine, on_gpu=on_gpu)},
     )
+
+
+def worker_bundles(cpus: float, gpus: float) -> list[dict[str, float]]:
+    """What each of a replica's vLLM workers reserves: one, or one for each of several GPUs.
+
+    Args:
+        cpus: Of the replica.
+        gpus: Of the replica: none, a share of one, or a whole number.
+    """
+    workers = max(1, int(gpus))
+    return [{"CPU": cpus / workers} | ({"GPU": min(gpus, 1.0)} if gpus else {})] * workers

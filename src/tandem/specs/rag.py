@@ -183,7 +183,12 @@ class RagSpec(Spec):
     conversation: ConversationSpec = ConversationSpec()
     engine: Engine = EngineSpec()
     cpus_per_replica: float = Field(1, ge=0)
-    gpus_per_replica: float | None = Field(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    gpus_per_replica: float | None = Field(
+        None,
+        ge=0,
+        description="a share of one, or several, over which vLLM divides the model (tensor parallel); default: 1 where "
+        "the cluster has GPUs, else 0",
+    )
     autoscaling: AutoscalingSpec = AutoscalingSpec()
     limits: LimitSpec = LimitSpec()
     cache: CacheSpec = CacheSpec()
@@ -191,6 +196,17 @@ class RagSpec(Spec):
         None, description="JSON file of {sha256 of key: tenant, or tenant and limits}; default: the cluster's own"
     )
     log_prompts: bool = Field(False, description="write prompts to the ingress's log; never anything of them otherwise")
+
+    @model_validator(mode="after")
+    def _gpus_can_be_used(self) -> RagSpec:
+        gpus = self.gpus_per_replica
+        if gpus is None or gpus <= 1:
+            return self
+        if gpus != int(gpus):
+            raise ValueError(f"gpus_per_replica: {gpus:g} is neither a share of one GPU nor a number of whole ones")
+        if not isinstance(self.engine, EngineSpec) or self.engine.name == "transformers":
+            raise ValueError(f"gpus_per_replica: of {gpus:g} GPUs this engine would use one; vLLM uses all")
+        return self
 
     @model_validator(mode="after")
     def _models_are_told_apart(self) -> RagSpec:

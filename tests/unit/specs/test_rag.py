@@ -29,3 +29,12 @@ def test_replicas_are_in_order():
         RagSpec.model_validate({**ARGS, "autoscaling": {"llm": {"min_replicas": 3, "max_replicas": 2}}})
     with pytest.raises(ValidationError, match=r"ingress\.min_replicas must be at least 1"):
         RagSpec.model_validate({**ARGS, "autoscaling": {"ingress": {"min_replicas": 0}}})
+
+
+def test_gpus_are_a_share_of_one_or_whole_and_the_engine_uses_them():
+    for gpus in (0, 0.5, 1, 2, None):
+        assert RagSpec.model_validate({**ARGS, "gpus_per_replica": gpus}).gpus_per_replica == gpus
+    with pytest.raises(ValidationError, match=r"1\.5 is neither a share of one GPU nor a number of whole ones"):
+        RagSpec.model_validate({**ARGS, "gpus_per_replica": 1.5})
+    with pytest.raises(ValidationError, match="of 2 GPUs this engine would use one"):
+        RagSpec.model_validate({**ARGS, "gpus_per_replica": 2, "engine": {"name": "transformers"}})
