@@ -103,8 +103,8 @@ def _fastest_dtype(setting: dict[str, Any]) -> str:
     """The faster one of those that keep the neighbours of what is embedded."""
     from benchmarks.ingestion_sides import embedded_texts
     from tandem.config.machine import computes_bf16, read_processor
-    from tandem.retrieval.embedding import Embedder, neighbours_kept
-    from tandem.retrieval.indexing import MEASURED_ON, RECALL_AT, RECALL_KEPT
+    from tandem.retrieval.embedding import RECALL_AT, RECALL_KEPT, Embedder, neighbours_kept
+    from tandem.retrieval.indexing import MEASURED_ON
 
     if not computes_bf16(read_processor(), cuda=False):
         return "float32"

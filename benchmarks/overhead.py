@@ -141,7 +141,7 @@ def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], Non
     from tandem.serving.searching import embedding_threads
 
     torch.set_num_threads(embedding_threads())
-    retriever = open_retriever(cluster, NAME)
+    retriever = open_retriever(cluster, NAME, quick=True)
     tokenizer = load_tokenizer(model)
 
     async def search(question: str, how: SearchSpec, **visible: Any) -> Any:

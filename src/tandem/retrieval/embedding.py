@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +17,20 @@ from cachetools import LRUCache
 from tandem.artifacts.manifest import sha256_file
 from tandem.config.machine import read_processor
 from tandem.errors import ModelError
+from tandem.retrieval.openvino_model import compile_transformer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16"]
 # Of likenesses of vectors of length 1.
 TIE = 1e-3
+# bf16 is taken where it costs less than half a percent of recall.
+RECALL_AT = 10
+RECALL_KEPT = 0.995
 # Tokens to whose multiple a pass is padded: what oneDNN prepares for a shape and the C library keeps of it stays in the
 # process, a gigabyte over the first hundred batches of many lengths. It takes no longer (MiniLM, 48 words).
 LENGTH_STEP = 8
@@ -105,9 +111,11 @@ class Embedder:
         self.max_tokens = int(self._model.max_seq_length or 0)
         _pad_in_steps(self._model[0], self.max_tokens)
         self._batch_size = batch_size
-        self._bf16 = dtype == "bfloat16"
         self._unit = unit
-        self._passes = passes if self._model.device.type == "cpu" else 1
+        on_processor = self._model.device.type == "cpu"
+        self._passes = passes if on_processor else 1
+        compiled = on_processor and _compiled(self._model[0], bf16=dtype == "bfloat16", passes=passes)
+        self._autocast = dtype == "bfloat16" and not compiled
         # The same threads all the time: PyTorch keeps memory for each that it ever computed in.
         self._threads = ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(1,))
         self.dimension = int(self._model.get_embedding_dimension())
@@ -153,7 +161,7 @@ class Embedder:
 
         # What lies between the products stays in float32. With all of it in bf16 one neighbour in 150 is another one,
         # with this one in 250, and all of it takes but 6 % less time (MiniLM, 512 texts of 60 words, nearest 10).
-        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._autocast):
             vectors = self._model.encode(
                 list(texts),
                 batch_size=self._batch_size,
@@ -177,6 +185,17 @@ class Embedder:
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Tokens that `encode` reads of these texts, together; it may be called while others encode."""
         return sum(len(read) for read in self._counting.encode_batch_fast(list(texts)))
+
+
+def _compiled(module: Any, *, bf16: bool, passes: int) -> bool:
+    import torch
+    from sentence_transformers.base.modules import Transformer
+
+    if not isinstance(module, Transformer):
+        return False
+    # Several passes have a thread each, one has torch's.
+    threads = passes if passes > 1 else torch.get_num_threads()
+    return compile_transformer(module, bf16=bf16, threads=threads, passes=passes)
 
 
 def _pad_in_steps(module: Any, max_tokens: int) -> None:
@@ -230,6 +249,16 @@ class Remembering:
     def count_tokens(self, texts: Sequence[str]) -> int:
         """As `Embedder.count_tokens`."""
         return int(self._embedder.count_tokens(texts))
+
+
+def keeps_recall(exact: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Whether vectors in bf16 find what exact ones of the same texts find: see `neighbours_kept`; the log says."""
+    kept = neighbours_kept(exact, other, RECALL_AT)
+    good = kept >= RECALL_KEPT
+    logger.warning(
+        "embedding in %s: bf16 has a recall@%d of %.2f %%", "bf16" if good else "fp32", RECALL_AT, 100 * kept
+    )
+    return good
 
 
 def neighbours_kept(exact: NDArray[np.float32], other: NDArray[np.float32], k: int) -> float:

@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.uris import resolve
+from tandem.config.machine import computes_bf16, read_processor
 from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
 from tandem.retrieval.choosing import diverse, near_enough, rescored
-from tandem.retrieval.embedding import Embedder, Remembering, fingerprint
+from tandem.retrieval.embedding import Dtype, Embedder, Remembering, fingerprint, keeps_recall
 from tandem.retrieval.rerank import Reranker
 from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot
 from tandem.retrieval.store import Filter, Hit, Query, VectorStore, no_such_collection
 from tandem.specs.search import RerankSpec, SearchSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
     from tandem.config.cluster import Cluster
+
+_MEASURED_ON = 128  # passages, before questions are embedded in bf16
+_QUESTION_WORDS = 16
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,7 @@ def open_retriever(
     *,
     remembered: int = 0,
     questions: Embedder | Any = None,
+    quick: bool = False,
 ) -> Retriever:
     """A retriever with the embedder that the collection's index names.
 
@@ -187,6 +194,8 @@ def open_retriever(
         rerank: For searches that rerank.
         remembered: Questions whose vectors are kept.
         questions: Embeds questions in the embedder's place; anything with its `encode`, `count_tokens` and `dimension`.
+        quick: Embed questions in bf16 where the processor computes in it and they find the same; opening takes
+            seconds longer.
 
     Raises:
         NotFoundError: No such collection, or no artifact says how it was made.
@@ -218,8 +227,24 @@ def open_retriever(
     reranker = Reranker(resolve(rerank.model, storage=cluster.storage)) if rerank else None
     if questions is not None:
         _check_comparable(questions, snapshot)
-    embedder: Any = questions or Embedder(path, snapshot.batch_size, unit=snapshot.distance == "cosine")
+    embedder: Any = questions or _question_embedder(path, snapshot, store, quick=quick)
     return Retriever(store, points, Remembering(embedder, remembered) if remembered else embedder, snapshot, reranker)
+
+
+def _question_embedder(path: Path, snapshot: IndexSnapshot, store: VectorStore, *, quick: bool) -> Embedder:
+    def opened(dtype: Dtype) -> Embedder:
+        return Embedder(path, snapshot.batch_size, dtype, unit=snapshot.distance == "cosine")
+
+    exact = opened("float32")
+    if not quick or not computes_bf16(read_processor(), cuda=False):
+        return exact
+    records = store.scroll(snapshot.points, fields=["text"], limit=_MEASURED_ON, offset=None).records
+    if len(records) < _MEASURED_ON:
+        return exact
+    # As long as questions are: so many words of a passage.
+    asked = [" ".join(str(record.payload["text"]).split()[:_QUESTION_WORDS]) for record in records]
+    faster = opened("bfloat16")
+    return faster if keeps_recall(exact.encode(asked), faster.encode(asked)) else exact
 
 
 def _check_comparable(questions: Any, snapshot: IndexSnapshot) -> None:

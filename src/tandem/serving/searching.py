@@ -182,6 +182,7 @@ class Retriever:
             self._spec.rerank,
             remembered=self._remembered,
             questions=self._questions,
+            quick=True,
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import write_embedder
 
-from tandem.retrieval import indexing
+from tandem.retrieval import embedding, indexing
 from tandem.retrieval.chunk_ids import pack, unpack
 from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
@@ -80,7 +80,7 @@ def test_bf16_is_taken_from_the_second_batch_on_if_it_keeps_the_neighbours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Literal["auto", "bfloat16"], kept: float, second: Dtype
 ) -> None:
     monkeypatch.setattr(indexing, "computes_bf16", lambda processor, *, cuda: True)
-    monkeypatch.setattr(indexing, "RECALL_KEPT", kept)
+    monkeypatch.setattr(embedding, "RECALL_KEPT", kept)
     monkeypatch.setattr(indexing, "MEASURED_ON", 12)
     embedder = write_embedder(tmp_path / "embedder")
     stage = Embed(embedder, fingerprint(embedder), EmbedderSpec(dtype=dtype), 1, tmp_path)

@@ -62,9 +62,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
     found: list[Index] = []
 
     def open_retriever(
-        cluster: Cluster, collection: str, rerank: object, *, remembered: int, questions: object
+        cluster: Cluster, collection: str, rerank: object, *, remembered: int, questions: object, quick: bool
     ) -> Index:
-        assert (collection, rerank, remembered, questions) == ("docs", None, 7, None)
+        assert (collection, rerank, remembered, questions, quick) == ("docs", None, 7, None, True)
         found.append(Index(f"docs-{len(found)}"))
         return found[-1]
 
