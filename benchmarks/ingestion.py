@@ -30,8 +30,8 @@ from benchmarks.report import Result, versions
 from benchmarks.texts import ROOT, pieces
 from benchmarks.training_runs import ray_head
 
-DOCUMENTS = {"bare": 2_000, "tandem": 24_000, "haystack": 1_000, "llama_index": 1_000}
-WORDS, STEP = 48, 32  # of a piece, and from one to the next
+DOCUMENTS = {"bare": 2_000, "tandem": 40_000, "haystack": 1_000, "llama_index": 1_000}
+WORDS, STEP = 48, 16  # of a piece, and from one to the next
 ROUNDS = 2
 SIDES = ("bare", "tandem", "haystack", "llama_index")
 MEMORY_SIZES = (10_000, 100_000)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:
 
 
 class Embed:
-    """Ray Data stage, an actor with the model in it: chunks to chunks with vectors.
+    """Ray Data stage, an actor with the model in it: chunks to chunks with vectors. Several threads may call it.
 
     Args:
         embedder: The embedder's folder.
@@ -156,13 +157,15 @@ class Embed:
         self._unit = unit
         self._threads = threads
         self._model: Embedder | None = None  # not loaded if all is cached
+        self._reading, self._choosing = threading.Lock(), threading.Lock()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Columns ``data`` (as it came), ``vector`` float32 (chunks, dimension), ``embedded``: was it computed now."""
         import numpy as np
 
         texts = [Chunk(**json.loads(data)).embedding_text for data in batch["data"]]
-        known = self._cache.get(texts)
+        with self._reading:
+            known = self._cache.get(texts)
         missing = list(dict.fromkeys(text for text in texts if text not in known))
         if missing:
             vectors = self._encode(missing)
@@ -176,8 +179,12 @@ class Embed:
         }
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        if self._model is not None:
-            return self._model.encode(texts)
+        with self._choosing:
+            if self._model is None:
+                return self._encode_first(texts)
+        return self._model.encode(texts)
+
+    def _encode_first(self, texts: list[str]) -> NDArray[np.float32]:
         self._model = self._open("float32" if self._spec.dtype == "auto" else self._spec.dtype)
         if self._spec.dtype != "auto" or len(texts) < MEASURED_ON or not self._computes_bf16():
             return self._model.encode(texts)

@@ -91,10 +91,12 @@ def _forward(compiled: Any, names: list[str], passes: int) -> Callable[..., Any]
     def forward(**features: Any) -> BaseModelOutput:
         request = requests.get()
         try:
-            found = request.infer({name: features[name].numpy() for name in names})[0]
+            inputs = {name: features[name].numpy() for name in names}
+            found = request.infer(inputs, share_inputs=True, share_outputs=True)[0]
+            states = torch.from_numpy(found).clone()  # the next call writes there
         finally:
             requests.put(request)
-        return BaseModelOutput(last_hidden_state=torch.from_numpy(found))
+        return BaseModelOutput(last_hidden_state=states)
 
     return forward
 

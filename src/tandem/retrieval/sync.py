@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Chunks that an embedding actor gets at once: sorted by length among themselves, and one file of the cache.
 EMBED_BATCH = 512
+_EMBED_CALLS = 2  # of an actor at once: where one waits for its last forward pass, the other goes on
 _READER_CPUS = 0.5
 _WRITER_CPUS = 0.1  # it mostly waits for the store
 _PASSES = 3
@@ -123,7 +124,9 @@ def _embed(survey: Survey, plan: Plan, spec: IndexSpec, context: JobContext, tar
             "unit": spec.vectors.unit,
         },
         batch_size=EMBED_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(
+            size=workers, max_concurrent_calls_per_actor=_EMBED_CALLS, enable_true_multi_threading=True
+        ),
         num_cpus=1,
         num_gpus=spec.embedder.gpus or None,
     )

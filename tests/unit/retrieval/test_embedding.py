@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from tiny_models import write_embedder
 
 from tandem.errors import ModelError
-from tandem.retrieval.embedding import Embedder, Remembering, configured_dimension, fingerprint, neighbours_kept
+from tandem.retrieval.embedding import (
+    Embedder,
+    Remembering,
+    _pad_in_steps,
+    configured_dimension,
+    fingerprint,
+    neighbours_kept,
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +96,17 @@ def test_in_bf16_vectors_are_nearly_the_same_and_of_length_one(model: Path) -> N
     assert np.allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
     assert not np.array_equal(half, exact)
     assert np.all(np.sum(half * exact, axis=1) > 0.999)
+
+
+def test_passes_have_few_lengths_and_none_that_the_model_has_no_positions_for(model: Path) -> None:
+    def lengths(embedder: Embedder) -> set[int]:
+        texts = ["dog " * words for words in range(1, 140, 3)]
+        return {embedder._model.preprocess([text])["input_ids"].shape[1] for text in texts}
+
+    assert lengths(Embedder(model, batch_size=2)) == set(range(8, 129, 8))
+    module = SentenceTransformer(str(model), device="cpu")[0]
+    _pad_in_steps(module, 127)
+    assert "text" not in module.processing_kwargs
 
 
 def test_neighbours_are_kept_by_equal_vectors_and_lost_by_others() -> None:

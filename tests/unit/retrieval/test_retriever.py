@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_models import write_embedder
 from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
 
 from tandem.artifacts.manifest import write_manifest
 from tandem.errors import ModelError, NotFoundError
+from tandem.retrieval import embedding
+from tandem.retrieval import retriever as opening
 from tandem.retrieval.chunk_ids import pack, union
 from tandem.retrieval.embedded import EdgeStore
-from tandem.retrieval.retriever import Retriever, _check_comparable
+from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder
 from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
 from tandem.retrieval.store import Point
 from tandem.specs.search import RerankSpec, SearchSpec
@@ -196,3 +199,31 @@ def test_a_snapshot_has_another_id_with_other_chunks_and_with_other_settings() -
         )
         == 4
     )
+
+
+@pytest.mark.parametrize(
+    ("bf16", "points", "kept", "quick", "embedded_in"),
+    [
+        (True, 128, 0.0, True, "bfloat16"),
+        (True, 128, 1.1, True, "float32"),  # others would be found
+        (True, 127, 0.0, True, "float32"),  # too few to tell
+        (False, 128, 0.0, True, "float32"),
+        (True, 128, 0.0, False, "float32"),
+    ],
+)
+def test_questions_are_embedded_in_bf16_where_they_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, points: int, kept: float, quick: bool, embedded_in: Any
+) -> None:
+    monkeypatch.setattr(opening, "computes_bf16", lambda processor, *, cuda: bf16)
+    monkeypatch.setattr(embedding, "RECALL_KEPT", kept)
+    model = write_embedder(tmp_path / "embedder")
+    store = EdgeStore(tmp_path / "index")
+    store.create_collection("docs-1", dimension=4, sparse=False)
+    texts = [f"the quick brown fox {number}" for number in range(points)]
+    store.upsert("docs-1", [Point(ident(text), [1.0, 0, 0, 0], None, {"text": text}) for text in texts])
+    embedder = _question_embedder(
+        model, snapshot("docs", points="docs-1", batch_size=32, distance="cosine"), store, quick=quick
+    )
+    store.close()
+    question = ["what does the fox do?"]
+    assert np.array_equal(embedder.encode(question), embedding.Embedder(model, 32, embedded_in).encode(question))
