@@ -147,7 +147,7 @@ def _prompts(cluster: Cluster, spec: RagSpec, setting: Setting, questions: Seque
     from tandem.serving.requests import Message
 
     tokenizer = load_tokenizer(setting.model)
-    found = open_retriever(cluster, NAME).search(questions, spec.retriever)
+    found = open_retriever(cluster, NAME, quick=True).search(questions, spec.retriever)
     budget = MAX_MODEL_LEN - setting.max_tokens
     return [
         fit(

@@ -93,7 +93,7 @@ class EmbeddingCache:
             path.unlink(missing_ok=True)
 
     def _distinct(self) -> Iterator[tuple[list[bytes], NDArray[np.float32]]]:
-        """Row group by row group as they lie in the files, one of them in memory."""
+        """In row groups, read as they lie in the files, one at a time."""
         import numpy as np
 
         first = np.ones(len(self._keys), dtype=bool)
@@ -102,10 +102,19 @@ class EmbeddingCache:
         order = np.lexsort(places.T[::-1])
         keys, places = keys[order], places[order]
         begins = 1 + np.flatnonzero(np.diff(places[:, :2], axis=0).any(axis=1))
+        waiting: list[bytes] = []
+        parts: list[NDArray[np.float32]] = []
         for names, rows in zip(np.split(keys, begins), np.split(places, begins), strict=True):
             vectors = _vectors(self._files[rows[0, 0]], int(rows[0, 1])) if len(rows) else None
-            if vectors is not None:
-                yield [_padded(name) for name in names], vectors[rows[:, 2]]
+            if vectors is None:
+                continue
+            waiting += [_padded(name) for name in names]
+            parts.append(vectors[rows[:, 2]])
+            if len(waiting) >= ROW_GROUP:
+                yield waiting, np.concatenate(parts)
+                waiting, parts = [], []
+        if waiting:
+            yield waiting, np.concatenate(parts)
 
     def _vector(self, file: int, group: int, row: int) -> NDArray[np.float32] | None:
         place = (int(file), int(group))

@@ -125,7 +125,10 @@ def _embed(survey: Survey, plan: Plan, spec: IndexSpec, context: JobContext, tar
         },
         batch_size=EMBED_BATCH,
         compute=ray.data.ActorPoolStrategy(
-            size=workers, max_concurrent_calls_per_actor=_EMBED_CALLS, enable_true_multi_threading=True
+            size=workers,
+            max_concurrent_calls_per_actor=_EMBED_CALLS,
+            # On a GPU two passes at once take twice the memory.
+            enable_true_multi_threading=not spec.embedder.gpus,
         ),
         num_cpus=1,
         num_gpus=spec.embedder.gpus or None,

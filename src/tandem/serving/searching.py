@@ -182,7 +182,7 @@ class Retriever:
             self._spec.rerank,
             remembered=self._remembered,
             questions=self._questions,
-            quick=True,
+            quick=self._spec.dtype == "auto",
         )
 
 

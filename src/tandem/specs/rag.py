@@ -19,7 +19,7 @@ EMBEDDER = "embedder"  # the collection's embedder's
 RECONFIGURABLE = frozenset(
     {"adapters", "cache", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"}
 )
-FIXED_IN_RECONFIGURABLE = ("retriever.collection", "retriever.rerank", "cache.embeddings")
+FIXED_IN_RECONFIGURABLE = ("retriever.collection", "retriever.rerank", "retriever.dtype", "cache.embeddings")
 
 
 class AdapterSpec(Spec):
@@ -33,6 +33,11 @@ class RetrieverSpec(SearchSpec):
     """Which collection is searched, and how."""
 
     collection: Name = Field(description="when its alias moves on, the endpoint follows within seconds")
+    dtype: Literal["auto", "float32"] = Field(
+        "auto",
+        description="of the embedder, in the endpoint; auto: bf16 where the processor computes in it and questions "
+        "find the same",
+    )
 
 
 class ReplicaSpec(Spec):
@@ -205,7 +210,7 @@ class RagSpec(Spec):
         if gpus != int(gpus):
             raise ValueError(f"gpus_per_replica: {gpus:g} is neither a share of one GPU nor a number of whole ones")
         if not isinstance(self.engine, EngineSpec) or self.engine.name == "transformers":
-            raise ValueError(f"gpus_per_replica: of {gpus:g} GPUs this engine would use one; vLLM uses all")
+            raise ValueError("gpus_per_replica: only vLLM divides a model over several GPUs")
         return self
 
     @model_validator(mode="after")

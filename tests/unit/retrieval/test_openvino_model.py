@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from tiny_models import write_embedder
 
+from tandem.config.machine import computes_bf16, read_processor
 from tandem.retrieval import openvino_model
 from tandem.retrieval.embedding import Embedder
 
@@ -50,6 +53,8 @@ def test_it_computes_in_bf16_when_that_is_asked_for(model: Path, by_pytorch: np.
     assert compiled(embedder)
     vectors = embedder.encode(TEXTS)
     assert np.all(np.sum(vectors * by_pytorch, axis=1) > 0.999)
+    if computes_bf16(read_processor(), cuda=False):
+        assert not np.allclose(vectors, by_pytorch, atol=1e-6)
 
 
 def test_many_callers_at_once_get_their_own_vectors(model: Path, by_pytorch: np.ndarray) -> None:
@@ -59,8 +64,14 @@ def test_many_callers_at_once_get_their_own_vectors(model: Path, by_pytorch: np.
             assert np.allclose(vectors[0], by_pytorch[number % 5], atol=1e-5)
 
 
+@pytest.mark.parametrize(("factor", "said"), [(1.01, "0.01"), (float("nan"), "inf")])
 def test_a_model_that_comes_out_otherwise_stays_with_pytorch(
-    model: Path, by_pytorch: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: Path,
+    by_pytorch: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    factor: float,
+    said: str,
 ) -> None:
     whole = openvino_model._forward
 
@@ -69,7 +80,7 @@ def test_a_model_that_comes_out_otherwise_stays_with_pytorch(
 
         def wrongly(**features: Any) -> Any:
             made = forward(**features)
-            made.last_hidden_state *= 1.01
+            made.last_hidden_state *= factor
             return made
 
         return wrongly
@@ -77,7 +88,7 @@ def test_a_model_that_comes_out_otherwise_stays_with_pytorch(
     monkeypatch.setattr(openvino_model, "_forward", wrong)
     embedder = Embedder(model, 2)
     assert not compiled(embedder)
-    assert "OpenVINO's values differ by 0.01" in caplog.text
+    assert f"OpenVINO's values differ by {said}" in caplog.text
     assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
 
 
@@ -97,3 +108,13 @@ def test_a_model_that_cant_be_converted_stays_with_pytorch(
 def test_nobody_is_told_that_it_is_used(model: Path) -> None:
     assert compiled(Embedder(model, 2))
     assert sys.modules["openvino_telemetry"] is None
+    from openvino.tools.ovc import telemetry_stub, telemetry_utils
+
+    assert telemetry_utils.tm is telemetry_stub
+
+
+def test_a_model_of_which_all_layers_are_read_stays_with_pytorch(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "all-layers")
+    (config,) = [path for path in folder.rglob("config.json") if "model_type" in json.loads(path.read_text())]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"output_hidden_states": True}))
+    assert not compiled(Embedder(folder, 2))

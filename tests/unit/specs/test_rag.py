@@ -36,5 +36,5 @@ def test_gpus_are_a_share_of_one_or_whole_and_the_engine_uses_them():
         assert RagSpec.model_validate({**ARGS, "gpus_per_replica": gpus}).gpus_per_replica == gpus
     with pytest.raises(ValidationError, match=r"1\.5 is neither a share of one GPU nor a number of whole ones"):
         RagSpec.model_validate({**ARGS, "gpus_per_replica": 1.5})
-    with pytest.raises(ValidationError, match="of 2 GPUs this engine would use one"):
+    with pytest.raises(ValidationError, match="only vLLM divides a model over several GPUs"):
         RagSpec.model_validate({**ARGS, "gpus_per_replica": 2, "engine": {"name": "transformers"}})
