@@ -110,9 +110,10 @@ class EmbeddingCache:
                 continue
             waiting += [_padded(name) for name in names]
             parts.append(vectors[rows[:, 2]])
-            if len(waiting) >= ROW_GROUP:
-                yield waiting, np.concatenate(parts)
-                waiting, parts = [], []
+            while len(waiting) >= ROW_GROUP:
+                whole = np.concatenate(parts)
+                yield waiting[:ROW_GROUP], whole[:ROW_GROUP]
+                waiting, parts = waiting[ROW_GROUP:], [whole[ROW_GROUP:]]
         if waiting:
             yield waiting, np.concatenate(parts)
 
