@@ -2,10 +2,10 @@
 
 Every row of a file is a document that makes one chunk, so that all embed the same texts, with the same model, on all
 cores. The bare embedder is the ceiling: it reads nothing and writes nothing, and computes in bf16 where the processor
-does and the texts' neighbours stay, as the job decides it; beside an idle Ray head too, whose processes take their
-share of few cores. Each runs in a process of its own. What counts is the same for all, and stands in
-`ingestion_sides`: from the beginning of reading to the last vector stored. The others have no start in it, so that
-their rates don't depend on how many documents there are, and they get fewer; the job has, and gets what an index has.
+does and the texts' neighbours stay, as the job decides it. Each runs in a process of its own. What counts is the same
+for all, and stands in `ingestion_sides`: from the beginning of reading to the last vector stored. The others have no
+start in it, so that their rates don't depend on how many documents there are, and they get fewer; the job has, and gets
+what an index has.
 
 `ingestion_memory` asks whether a process or the object store grows with the corpus, with a tiny random embedder as a
 stand-in. Workers are watched under what they do at the time; `together` is all of Ray's and the driver's processes and
@@ -30,8 +30,7 @@ from benchmarks.report import Result, versions
 from benchmarks.texts import ROOT, pieces
 from benchmarks.training_runs import ray_head
 
-BESIDE_RAY = "bare, beside an idle Ray head"
-DOCUMENTS = {"bare": 2_000, BESIDE_RAY: 2_000, "tandem": 40_000, "haystack": 1_000, "llama_index": 1_000}
+DOCUMENTS = {"bare": 2_000, "tandem": 40_000, "haystack": 1_000, "llama_index": 1_000}
 WORDS, STEP = 48, 16  # of a piece, and from one to the next
 ROUNDS = 2
 SIDES = tuple(DOCUMENTS)
@@ -61,13 +60,11 @@ def run() -> Result:
             side: {"embedder": str(embedder)} | _documents(root / f"documents-{count}.jsonl", count, WORDS, step=STEP)
             for side, count in DOCUMENTS.items()
         }
-        dtype = _fastest_dtype(settings["bare"])
-        for side in ("bare", BESIDE_RAY):
-            settings[side]["dtype"] = dtype
+        dtype = settings["bare"]["dtype"] = _fastest_dtype(settings["bare"])
         measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
         for number in range(ROUNDS):
             for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-                measured[side].append(_run(side, root / f"{number}-{SIDES.index(side)}", settings[side]))
+                measured[side].append(_run(side, root / f"{number}-{side}", settings[side]))
                 print(f"{side}: {measured[side][-1]}", flush=True)
     return Result(
         "ingestion",
@@ -158,10 +155,10 @@ def _run(side: str, folder: Path, setting: dict[str, Any]) -> dict[str, float]:
         SystemExit: It failed; with the end of its log.
     """
     folder.mkdir()
-    if side not in ("tandem", BESIDE_RAY):
-        return _python(side, folder, setting)
-    with ray_head() as address:
-        return _python("bare" if side == BESIDE_RAY else side, folder, setting | {"ray_address": address})
+    if side == "tandem":
+        with ray_head() as address:
+            return _python(side, folder, setting | {"ray_address": address})
+    return _python(side, folder, setting)
 
 
 def _python(side: str, folder: Path, setting: dict[str, Any]) -> dict[str, float]:

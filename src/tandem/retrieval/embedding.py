@@ -22,6 +22,7 @@ from tandem.retrieval.openvino_model import compile_transformer
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from sentence_transformers.base.modules import Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Embedder:
         import torch
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Transformer
 
         try:
             self._model: Any = SentenceTransformer(
@@ -109,12 +111,14 @@ class Embedder:
                 remedy="name a sentence-transformers model",
             ) from error
         self.max_tokens = int(self._model.max_seq_length or 0)
-        _pad_in_steps(self._model[0], self.max_tokens)
         self._batch_size = batch_size
         self._unit = unit
         on_processor = self._model.device.type == "cpu"
         self._passes = passes if on_processor else 1
-        compiled = on_processor and _compiled(self._model[0], bf16=dtype == "bfloat16", passes=passes)
+        compiled = False
+        if isinstance(self._model[0], Transformer):
+            _pad_in_steps(self._model[0], self.max_tokens)
+            compiled = on_processor and _compiled(self._model[0], bf16=dtype == "bfloat16", passes=passes)
         self._autocast = dtype == "bfloat16" and not compiled
         # The same threads all the time: PyTorch keeps memory for each that it ever computed in.
         self._threads = ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(1,))
@@ -187,12 +191,9 @@ class Embedder:
         return sum(len(read) for read in self._counting.encode_batch_fast(list(texts)))
 
 
-def _compiled(module: Any, *, bf16: bool, passes: int) -> bool:
+def _compiled(module: Transformer, *, bf16: bool, passes: int) -> bool:
     import torch
-    from sentence_transformers.base.modules import Transformer
 
-    if not isinstance(module, Transformer):
-        return False
     if passes > 1:
         return compile_transformer(module, bf16=bf16, passes=passes, threads=1)
     # Two callers, where there are cores: a question must not wait for somebody's long texts.
@@ -200,11 +201,9 @@ def _compiled(module: Any, *, bf16: bool, passes: int) -> bool:
     return compile_transformer(module, bf16=bf16, passes=2 if 2 * threads <= cores() else 1, threads=threads)
 
 
-def _pad_in_steps(module: Any, max_tokens: int) -> None:
-    from sentence_transformers.base.modules import Transformer
-
+def _pad_in_steps(module: Transformer, max_tokens: int) -> None:
     # A length that isn't such a multiple may be all that the model has positions for.
-    if isinstance(module, Transformer) and max_tokens % LENGTH_STEP == 0:
+    if max_tokens % LENGTH_STEP == 0:
         text = {"pad_to_multiple_of": LENGTH_STEP} | module.processing_kwargs.get("text", {})
         module.processing_kwargs = {**module.processing_kwargs, "text": text}
 

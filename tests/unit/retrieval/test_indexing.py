@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -98,3 +99,21 @@ def test_bf16_is_taken_from_the_second_batch_on_if_it_keeps_the_neighbours(
     again = stage(batch(texts))
     assert not Embed(embedder, fingerprint(embedder), EmbedderSpec(), 1, tmp_path)(batch(texts))["embedded"].any()
     assert again["vector"].shape == (24, first["vector"].shape[1])
+
+
+def test_two_calls_at_once_open_one_model_and_get_their_own_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_embedder(tmp_path / "embedder")
+    stage = Embed(model, fingerprint(model), EmbedderSpec(dtype="float32"), 2, tmp_path)
+    opened: list[Dtype] = []
+    whole = stage._open
+    monkeypatch.setattr(stage, "_open", lambda dtype: opened.append(dtype) or whole(dtype))
+    parts = [[f"the quick brown fox {number}" for number in range(begin, begin + 40)] for begin in range(0, 240, 40)]
+    with ThreadPoolExecutor(2) as threads:
+        made = list(threads.map(lambda texts: stage(batch(texts)), parts))
+    assert opened == ["float32"]
+    alone = Embedder(model, 32)
+    for texts, one in zip(parts, made, strict=True):
+        embedded = [Chunk(**json.loads(data)).embedding_text for data in batch(texts)["data"]]
+        assert np.allclose(one["vector"], alone.encode(embedded), atol=1e-5)
