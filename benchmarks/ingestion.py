@@ -102,19 +102,9 @@ def _embedder() -> Path:
 def _fastest_dtype(setting: dict[str, Any]) -> str:
     """The faster one of those that keep the neighbours of what is embedded."""
     from benchmarks.ingestion_sides import embedded_texts
-    from tandem.config.machine import computes_bf16, read_processor
-    from tandem.retrieval.embedding import RECALL_AT, RECALL_KEPT, Embedder, neighbours_kept
-    from tandem.retrieval.indexing import MEASURED_ON
+    from tandem.retrieval.embedding import Embedder
 
-    if not computes_bf16(read_processor(), cuda=False):
-        return "float32"
-    texts = embedded_texts(setting)[:MEASURED_ON]
-    exact, faster = (
-        Embedder(Path(setting["embedder"]), MEASURED_ON, dtype).encode(texts) for dtype in ("float32", "bfloat16")
-    )
-    kept = neighbours_kept(exact, faster, RECALL_AT)
-    print(f"bf16 has a recall@{RECALL_AT} of {100 * kept:.2f} %", flush=True)
-    return "bfloat16" if kept >= RECALL_KEPT else "float32"
+    return Embedder(Path(setting["embedder"]), 32, "auto", samples=embedded_texts(setting)).dtype
 
 
 def _rows(measured: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:

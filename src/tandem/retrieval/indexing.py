@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tandem.config.machine import computes_bf16, read_processor
 from tandem.data.documents import list_files
 from tandem.data.quarantine import Fault
 from tandem.data.sources import DataFile
@@ -30,11 +29,9 @@ if TYPE_CHECKING:
 
     from tandem.config.cluster import Cluster
     from tandem.retrieval.chunk_ids import ChunkIds
-    from tandem.retrieval.embedding import Dtype, Embedder
+    from tandem.retrieval.embedding import Embedder
 
 logger = logging.getLogger(__name__)
-
-MEASURED_ON = 256  # texts, before bf16 is taken: it embeds at two to three times the rate
 
 _OPTIONAL = ("tenant", "page", "line", "modified_at")
 
@@ -157,7 +154,7 @@ class Embed:
         self._unit = unit
         self._threads = threads
         self._model: Embedder | None = None  # not loaded if all is cached
-        self._reading, self._choosing = threading.Lock(), threading.Lock()
+        self._reading, self._opening = threading.Lock(), threading.Lock()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Columns ``data`` (as it came), ``vector`` float32 (chunks, dimension), ``embedded``: was it computed now."""
@@ -179,38 +176,13 @@ class Embed:
         }
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        with self._choosing:
-            if self._model is None:
-                return self._encode_first(texts)
-        return self._model.encode(texts)
-
-    def _encode_first(self, texts: list[str]) -> NDArray[np.float32]:
-        self._model = self._open("float32" if self._spec.dtype == "auto" else self._spec.dtype)
-        if self._spec.dtype != "auto" or len(texts) < MEASURED_ON or not self._computes_bf16():
-            return self._model.encode(texts)
-        import numpy as np
-
-        # Of a large batch so many: what is measured is computed twice, once at the slower rate.
-        exact = self._model.encode(texts[:MEASURED_ON])
-        self._measure_bf16(texts[:MEASURED_ON], exact)
-        return np.concatenate([exact, self._model.encode(texts[MEASURED_ON:])])
-
-    def _computes_bf16(self) -> bool:
-        processor = read_processor()
-        return computes_bf16(processor, cuda=processor.has_gpu)
-
-    def _measure_bf16(self, texts: list[str], exact: NDArray[np.float32]) -> None:
-        """Go on in bf16 if the first texts' neighbours stay who they are."""
-        from tandem.retrieval.embedding import keeps_recall
-
-        faster = self._open("bfloat16")
-        if keeps_recall(exact, faster.encode(texts)):
-            self._model = faster
-
-    def _open(self, dtype: Dtype) -> Embedder:
         from tandem.retrieval.embedding import Embedder
 
-        return Embedder(self._path, self._spec.batch_size, dtype, unit=self._unit, passes=self._threads)
+        with self._opening:
+            if self._model is None:
+                size, dtype = self._spec.batch_size, self._spec.dtype
+                self._model = Embedder(self._path, size, dtype, unit=self._unit, passes=self._threads, samples=texts)
+        return self._model.encode(texts)
 
 
 class Write:

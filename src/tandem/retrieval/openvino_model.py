@@ -34,6 +34,8 @@ _SAME = {"f32": 1e-3, "bf16": 0.1}  # a token's difference, over its length
 def compile_transformer(module: Transformer, *, bf16: bool, passes: int, threads: int) -> bool:
     """Let a module's forward pass be computed by OpenVINO, if it is installed and gives what PyTorch gives.
 
+    A module that is compiled already is compiled anew.
+
     Args:
         module: sentence-transformers' first module, on a processor.
         bf16: Compute in it; else in float32.
@@ -41,8 +43,9 @@ def compile_transformer(module: Transformer, *, bf16: bool, passes: int, threads
         threads: Of each.
 
     Returns:
-        Whether it is; if not the module is as it was, and the log says why.
+        Whether it is; if not PyTorch computes it, and the log says why.
     """
+    vars(module.model).pop("forward", None)
     if find_spec("openvino") is None:
         return False
     if module.modality_config.get("text") != _TAKEN or getattr(module.model.config, "output_hidden_states", False):

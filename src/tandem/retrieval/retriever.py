@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.uris import resolve
-from tandem.config.machine import computes_bf16, read_processor
 from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
 from tandem.retrieval.choosing import diverse, near_enough, rescored
-from tandem.retrieval.embedding import Dtype, Embedder, Remembering, fingerprint, keeps_recall
+from tandem.retrieval.embedding import MEASURED_ON, Embedder, Remembering, fingerprint
 from tandem.retrieval.rerank import Reranker
 from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot
 from tandem.retrieval.store import Filter, Hit, Query, VectorStore, no_such_collection
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from tandem.config.cluster import Cluster
 
-_MEASURED_ON = 128  # passages, before questions are embedded in bf16
 _QUESTION_WORDS = 16
 
 
@@ -232,19 +230,13 @@ def open_retriever(
 
 
 def _question_embedder(path: Path, snapshot: IndexSnapshot, store: VectorStore, *, quick: bool) -> Embedder:
-    def opened(dtype: Dtype) -> Embedder:
-        return Embedder(path, snapshot.batch_size, dtype, unit=snapshot.distance == "cosine")
-
-    exact = opened("float32")
-    if not quick or not computes_bf16(read_processor(), cuda=False):
-        return exact
-    records = store.scroll(snapshot.points, fields=["text"], limit=_MEASURED_ON, offset=None).records
-    if len(records) < _MEASURED_ON:
-        return exact
+    unit = snapshot.distance == "cosine"
+    if not quick:
+        return Embedder(path, snapshot.batch_size, unit=unit)
+    records = store.scroll(snapshot.points, fields=["text"], limit=MEASURED_ON, offset=None).records
     # As long as questions are: so many words of a passage.
     asked = [" ".join(str(record.payload["text"]).split()[:_QUESTION_WORDS]) for record in records]
-    faster = opened("bfloat16")
-    return faster if keeps_recall(exact.encode(asked), faster.encode(asked)) else exact
+    return Embedder(path, snapshot.batch_size, "auto", unit=unit, samples=asked)
 
 
 def _check_comparable(questions: Any, snapshot: IndexSnapshot) -> None:

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from tandem.retrieval.chunk_ids import ChunkIds
 
 # Chunks that an embedding actor gets at once: sorted by length among themselves, and one file of the cache.
-EMBED_BATCH = 512
+EMBED_BATCH = 1024
 _EMBED_CALLS = 2  # of an actor at once: where one waits for its last forward pass, the other goes on
+# glibc raises this limit, from where a block of memory goes back to the system when it is freed, to the largest block
+# that was freed; a model's passes of many lengths then leave twice the memory behind that they need.
+_EMBED_ENV = {"MALLOC_MMAP_THRESHOLD_": "131072"}  # bytes: where it begins
 _READER_CPUS = 0.5
 _WRITER_CPUS = 0.1  # it mostly waits for the store
 _PASSES = 3
@@ -132,6 +135,7 @@ def _embed(survey: Survey, plan: Plan, spec: IndexSpec, context: JobContext, tar
         ),
         num_cpus=1,
         num_gpus=spec.embedder.gpus or None,
+        runtime_env={"env_vars": _EMBED_ENV},
     )
     stage = vectors.map_batches(
         Write,

@@ -11,7 +11,9 @@ from sentence_transformers import SentenceTransformer
 from tiny_models import write_embedder
 
 from tandem.errors import ModelError
+from tandem.retrieval import embedding
 from tandem.retrieval.embedding import (
+    Dtype,
     Embedder,
     Remembering,
     _pad_in_steps,
@@ -96,6 +98,27 @@ def test_in_bf16_vectors_are_nearly_the_same_and_of_length_one(model: Path) -> N
     assert np.allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
     assert not np.array_equal(half, exact)
     assert np.all(np.sum(half * exact, axis=1) > 0.999)
+
+
+@pytest.mark.parametrize(
+    ("computes", "samples", "kept", "computed_in"),
+    [
+        (True, 12, 0.0, "bfloat16"),
+        (True, 12, 1.1, "float32"),  # others would be found
+        (True, 11, 0.0, "float32"),  # too few to tell
+        (False, 12, 0.0, "float32"),
+    ],
+)
+def test_bf16_is_taken_where_it_keeps_the_neighbours_of_the_samples(
+    model: Path, monkeypatch: pytest.MonkeyPatch, computes: bool, samples: int, kept: float, computed_in: Dtype
+) -> None:
+    monkeypatch.setattr(embedding, "computes_bf16", lambda processor, *, cuda: computes)
+    monkeypatch.setattr(embedding, "RECALL_KEPT", kept)
+    monkeypatch.setattr(embedding, "MEASURED_ON", 12)
+    texts = [f"the quick brown fox {number}" for number in range(30)]
+    embedder = Embedder(model, 2, "auto", passes=2, samples=texts[:samples])
+    assert embedder.dtype == computed_in
+    assert np.array_equal(embedder.encode(texts), Embedder(model, 2, computed_in, passes=2).encode(texts))
 
 
 def test_passes_have_few_lengths_and_none_that_the_model_has_no_positions_for(model: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_models import write_embedder
 
-from tandem.retrieval import embedding, indexing
+from tandem.retrieval import embedding
 from tandem.retrieval.chunk_ids import pack, unpack
 from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
@@ -74,31 +74,26 @@ def batch(texts: list[str]) -> dict[str, Any]:
     return {"data": np.array([json.dumps(asdict(chunk)) for chunk in chunks])}
 
 
-@pytest.mark.parametrize(
-    ("dtype", "kept", "second"), [("auto", 0.0, "bfloat16"), ("auto", 1.1, "float32"), ("bfloat16", 0, "bfloat16")]
-)
-def test_bf16_is_taken_from_the_second_batch_on_if_it_keeps_the_neighbours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Literal["auto", "bfloat16"], kept: float, second: Dtype
+@pytest.mark.parametrize(("dtype", "computed_in"), [("auto", "bfloat16"), ("float32", "float32")])
+def test_the_first_batch_tells_whether_bf16_keeps_the_neighbours(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: Literal["auto", "float32"],
+    computed_in: Dtype,
 ) -> None:
-    monkeypatch.setattr(indexing, "computes_bf16", lambda processor, *, cuda: True)
-    monkeypatch.setattr(embedding, "RECALL_KEPT", kept)
-    monkeypatch.setattr(indexing, "MEASURED_ON", 12)
+    monkeypatch.setattr(embedding, "computes_bf16", lambda processor, *, cuda: True)
+    monkeypatch.setattr(embedding, "RECALL_KEPT", 0.0)
+    monkeypatch.setattr(embedding, "MEASURED_ON", 12)
     embedder = write_embedder(tmp_path / "embedder")
     stage = Embed(embedder, fingerprint(embedder), EmbedderSpec(dtype=dtype), 1, tmp_path)
     texts = [f"the quick brown fox {number}" for number in range(24)]
-    first, then = stage(batch(texts[:12])), stage(batch(texts[12:]))
-    assert first["embedded"].all()
-    assert then["embedded"].all()
-
-    def by(type_: Dtype, made: dict[str, Any]) -> Any:
+    for made in (stage(batch(texts[:12])), stage(batch(texts[12:]))):
+        assert made["embedded"].all()
         embedded = [Chunk(**json.loads(data)).embedding_text for data in made["data"]]
-        return Embedder(embedder, 32, type_).encode(embedded)
-
-    assert np.array_equal(first["vector"], by("float32" if dtype == "auto" else dtype, first))
-    assert np.array_equal(then["vector"], by(second, then))
+        assert np.array_equal(made["vector"], Embedder(embedder, 32, computed_in).encode(embedded))
     again = stage(batch(texts))
     assert not Embed(embedder, fingerprint(embedder), EmbedderSpec(), 1, tmp_path)(batch(texts))["embedded"].any()
-    assert again["vector"].shape == (24, first["vector"].shape[1])
+    assert again["vector"].shape == (24, made["vector"].shape[1])
 
 
 def test_two_calls_at_once_open_one_model_and_get_their_own_vectors(
@@ -106,13 +101,17 @@ def test_two_calls_at_once_open_one_model_and_get_their_own_vectors(
 ) -> None:
     model = write_embedder(tmp_path / "embedder")
     stage = Embed(model, fingerprint(model), EmbedderSpec(dtype="float32"), 2, tmp_path)
-    opened: list[Dtype] = []
-    whole = stage._open
-    monkeypatch.setattr(stage, "_open", lambda dtype: opened.append(dtype) or whole(dtype))
+    opened: list[Path] = []
+
+    def opening(path: Path, *settings: Any, **named: Any) -> Embedder:
+        opened.append(path)
+        return Embedder(path, *settings, **named)
+
+    monkeypatch.setattr(embedding, "Embedder", opening)
     parts = [[f"the quick brown fox {number}" for number in range(begin, begin + 40)] for begin in range(0, 240, 40)]
     with ThreadPoolExecutor(2) as threads:
         made = list(threads.map(lambda texts: stage(batch(texts)), parts))
-    assert opened == ["float32"]
+    assert opened == [model]
     alone = Embedder(model, 32)
     for texts, one in zip(parts, made, strict=True):
         embedded = [Chunk(**json.loads(data)).embedding_text for data in batch(texts)["data"]]

@@ -14,7 +14,6 @@ from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
 from tandem.artifacts.manifest import write_manifest
 from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval import embedding
-from tandem.retrieval import retriever as opening
 from tandem.retrieval.chunk_ids import pack, union
 from tandem.retrieval.embedded import EdgeStore
 from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder
@@ -214,16 +213,8 @@ def test_a_snapshot_has_another_id_with_other_chunks_and_with_other_settings() -
 def test_questions_are_embedded_in_bf16_where_they_find_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, points: int, kept: float, quick: bool, embedded_in: Any
 ) -> None:
-    monkeypatch.setattr(opening, "computes_bf16", lambda processor, *, cuda: bf16)
+    monkeypatch.setattr(embedding, "computes_bf16", lambda processor, *, cuda: bf16)
     monkeypatch.setattr(embedding, "RECALL_KEPT", kept)
-    computes_in: dict[int, str] = {}
-
-    def opened(path: Path, batch_size: int, dtype: embedding.Dtype, *, unit: bool) -> embedding.Embedder:
-        made = embedding.Embedder(path, batch_size, dtype, unit=unit)
-        computes_in[id(made)] = dtype
-        return made
-
-    monkeypatch.setattr(opening, "Embedder", opened)
     model = write_embedder(tmp_path / "embedder")
     store = EdgeStore(tmp_path / "index")
     store.create_collection("docs-1", dimension=4, sparse=False)
@@ -233,4 +224,4 @@ def test_questions_are_embedded_in_bf16_where_they_find_the_same(
         model, snapshot("docs", points="docs-1", batch_size=32, distance="cosine"), store, quick=quick
     )
     store.close()
-    assert computes_in[id(embedder)] == embedded_in
+    assert embedder.dtype == embedded_in
