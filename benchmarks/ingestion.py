@@ -166,8 +166,8 @@ def _python(side: str, folder: Path, setting: dict[str, Any]) -> dict[str, float
 
 @contextmanager
 def _watched() -> Iterator[dict[str, float]]:
-    """Peaks, in bytes: what each process of this one's family has for itself (shared pages don't count), the objects in
-    the store, and all of it at one moment.
+    """Peaks, in bytes: what each process of this one's family holds for itself (pages of files and of the object store
+    don't count), the objects in the store, and all of it at one moment.
     """
     import psutil
 
@@ -181,8 +181,8 @@ def _watched() -> Iterator[dict[str, float]]:
             for process in psutil.Process().children(recursive=True):
                 try:
                     title = " ".join(process.cmdline())
-                    own = process.memory_full_info().uss
-                except psutil.Error:
+                    own = _anonymous(process.pid)
+                except (psutil.Error, OSError):
                     continue
                 if "ray::" in title or WATCHED["driver"] in title:
                     together += own
@@ -198,6 +198,12 @@ def _watched() -> Iterator[dict[str, float]]:
     finally:
         ended.set()
         thread.join()
+
+
+def _anonymous(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("RssAnon:")] or ["RssAnon: 0 kB"]  # it has just ended
+    return 1024 * float(line.split()[1])
 
 
 def _objects() -> float:

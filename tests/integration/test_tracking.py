@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from stand_ins.world import make_cluster
@@ -14,18 +15,22 @@ JOBS = 3
 DEADLINE_S = 120
 
 
-def begin(storage: Path, name: str) -> None:
+def begin(storage: Path, name: str, together: Barrier) -> None:
+    import mlflow  # noqa: F401 - takes longer than making its tables
+
     folder = storage / name
     folder.mkdir()
+    together.wait(DEADLINE_S)
     open_run(JobContext(name, name, folder, storage, make_cluster(storage)), "together")
 
 
 def test_jobs_that_begin_together_all_have_their_run(tmp_path: Path) -> None:
     import mlflow
 
-    # Forks: MLflow takes longer to be imported than to make its tables.
-    forking = multiprocessing.get_context("fork")
-    jobs = [forking.Process(target=begin, args=(tmp_path, f"job-{number}")) for number in range(JOBS)]
+    # No forks: this process has Ray's threads, whose locks a child would inherit as they are.
+    processes = multiprocessing.get_context("spawn")
+    together = processes.Barrier(JOBS)
+    jobs = [processes.Process(target=begin, args=(tmp_path, f"job-{number}", together)) for number in range(JOBS)]
     for job in jobs:
         job.start()
     for job in jobs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import httpx
@@ -86,7 +87,9 @@ def submitted(tandem: Tandem, name: str) -> Training:
 def kill(*processes: psutil.Process) -> None:
     """As a machine that is switched off."""
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        # The end of one may be another's: a head's processes watch each other.
+        with suppress(psutil.NoSuchProcess) if len(processes) > 1 else nullcontext():
+            process.send_signal(signal.SIGKILL)
     psutil.wait_procs(processes, timeout=20)
 
 
