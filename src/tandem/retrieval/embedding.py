@@ -169,7 +169,7 @@ class Embedder:
             self._compute_in("float32")
 
     def __repr__(self) -> str:
-        return f"Embedder(dimension={self.dimension}, max_tokens={self.max_tokens}, batch_size={self._batch_size})"
+        return f"Embedder(dimension={self.dimension}, max_tokens={self.max_tokens}, dtype={self.dtype})"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts.
