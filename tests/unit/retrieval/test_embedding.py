@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from tandem.retrieval import embedding
 from tandem.retrieval.embedding import (
     Dtype,
     Embedder,
-    Remembering,
     _pad_in_steps,
     configured_dimension,
     fingerprint,
@@ -156,33 +154,6 @@ def test_of_two_neighbours_as_near_either_will_do() -> None:
     assert neighbours_kept(10 * exact, 10 * at(0, 10.2, -10.1, 180), 1) == 1.0
     # By 0.007 farther for the first, and by as much for the last, whose nearest the second becomes.
     assert neighbours_kept(at(0, 10, -12, 180), at(0, 14, -12, 180), 1) == 0.5
-
-
-class Counting:
-    """Embeds a text as its length, and counts what it was asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        self.asked += texts
-        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32).reshape(len(texts), 2)
-
-
-def test_questions_that_come_again_are_not_embedded_again() -> None:
-    embedder = Counting()
-    remembering = Remembering(embedder, 3)
-    first = remembering.encode(["a", "bb", "a"])
-    assert first.tolist() == [[1, 1], [2, 1], [1, 1]]
-    assert remembering.encode(["bb", "ccc"]).tolist() == [[2, 1], [3, 1]]
-    assert embedder.asked == ["a", "bb", "ccc"]
-    remembering.encode(["dddd"])  # "a" has not been asked for the longest
-    remembering.encode(["bb", "a"])
-    assert embedder.asked == ["a", "bb", "ccc", "dddd", "a"]
-    many = [str(number) * 5 for number in range(9)]
-    assert remembering.encode(many).shape == (9, 2)
-    assert remembering.encode([]).shape == (0, 2)
-    assert (remembering.hits, remembering.misses) == (2, 5 + len(many))
 
 
 def test_passes_side_by_side_give_the_vectors_of_one_after_another(model: Path) -> None:
