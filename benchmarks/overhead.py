@@ -150,8 +150,8 @@ def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], Non
     def generate(request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
         return NoModel().generate(request, stream)
 
-    async def embed(texts: list[str]) -> Any:
-        return retriever.embed(texts)
+    async def embed(texts: list[str], *, question: bool) -> Any:
+        return retriever.embed(texts, question=question)
 
     service: ChatService = ChatService(
         spec,

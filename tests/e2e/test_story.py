@@ -14,6 +14,9 @@ import openai
 import psutil
 import pytest
 
+from tandem.orchestrator.local import Marks
+from tandem.orchestrator.processes import marked
+
 from .conftest import HARBOURS, Home
 
 pytestmark = pytest.mark.timeout(1200)
@@ -150,12 +153,15 @@ def test_deploy_and_ask_as_openai_does(home: Home) -> None:
 
 
 def test_what_can_change_while_it_runs_costs_no_replica(home: Home) -> None:
+    mark = Marks.of(home.path / ".tandem").ray
+
     def replicas() -> set[int]:
-        return {p.pid for p in psutil.process_iter() if "ServeReplica:rag" in "".join(p.cmdline()[:1])}
+        return {p.pid for p in marked(mark) if "ServeReplica:rag" in "".join(p.cmdline()[:1])}
 
     before = replicas()
     assert len(before) == 3
-    home.tandem("deploy", "rag.yaml", "applications.0.args.retriever.top_k=1")
+    changes = ("retriever.top_k=1", "limits.max_ongoing_requests=100", "limits.timeout_s=200")
+    home.tandem("deploy", "rag.yaml", *(f"applications.0.args.{change}" for change in changes))
     asked = home.json("ask", "How deep is Corran?")
     assert isinstance(asked, dict)
     assert len(asked["citations"]) == 1

@@ -23,6 +23,9 @@ from tandem.errors import DataError, InputError, NotFoundError, StoreError, Unre
 from tandem.retrieval import job, sync
 from tandem.retrieval.actor import NAME, NAMESPACE, ActorStore, connect
 from tandem.retrieval.catalog import roll_back
+from tandem.retrieval.embedded import EdgeStore
+from tandem.retrieval.embedding import Embedder
+from tandem.retrieval.prompts import Prompts
 from tandem.retrieval.retriever import open_retriever
 from tandem.retrieval.store import Point
 from tandem.specs.index import IndexSpec
@@ -210,10 +213,24 @@ def test_a_graph_may_take_longer_than_a_call(ray_cluster: Cluster) -> None:
             return 1
 
     actor = ray.remote(concurrency_groups={"maintenance": 1})(Building).remote()
-    store = ActorStore(actor, 0.5)
+    store = ActorStore(lambda: actor, 0.5)
     with pytest.raises(UnreachableError, match="count: no answer from the store"):
         store.count("c", tenant=None, filter=None)
     store.optimize("c")
+
+
+def test_a_store_that_could_not_be_started_is_found_again_when_it_can(ray_cluster: Cluster, tmp_path: Path) -> None:
+    import ray
+
+    actor = ray.remote(EdgeStore)
+    # Ray restarts an actor that was killed, but none whose constructor raised.
+    store = ActorStore(lambda: actor.options(max_restarts=-1).remote(tmp_path), 60)
+    owner = EdgeStore(tmp_path)
+    for _ in range(2):
+        with pytest.raises(UnreachableError, match="the store's actor is gone"):
+            store.collections()
+    owner.close()
+    assert store.collections() == []
 
 
 def test_the_name_stays_where_it_is_when_the_new_collection_does_not_find_its_chunks(
@@ -307,6 +324,30 @@ def test_another_embedder_builds_a_collection_beside_and_the_name_moves_when_it_
     assert open_retriever(ray_cluster, "moved").snapshot.chunk_tokens == 32  # type: ignore[union-attr]
     roll_back(store, ray_cluster.storage, "moved")
     assert open_retriever(ray_cluster, "moved").snapshot.dimension == 48  # type: ignore[union-attr]
+
+
+def test_type_and_prompts_of_the_embedder_make_collections_of_their_own_that_are_searched_with_them(
+    index: Index, ray_cluster: Cluster, tmp_path: Path
+) -> None:
+    model = write_embedder(tmp_path / "prompted", hidden=56)
+    prompts = {"query_prompt": "question: ", "passage_prompt": "default value: "}
+    embedded, collections = [], []
+    for settings in ({}, {"dtype": "bfloat16"}, {"dtype": "float32"}, prompts, {}):
+        result = index("asked", embedder={"model": str(model), **settings})
+        embedded.append((result["embedded"], result["unchanged"]))
+        collections.append(connect(ray_cluster).aliases()["asked"])
+        if settings is prompts:
+            asked = open_retriever(ray_cluster, "asked")
+    # Fewer chunks than tell are embedded in float32 without having been asked for; back there, nothing is computed.
+    assert embedded == [(4, 0), (4, 0), (0, 0), (4, 0), (0, 0)]
+    assert len(set(collections)) == 4
+    assert collections[4] == collections[0]
+    assert asked.snapshot is not None
+    assert asked.snapshot.dtype == "auto"
+    question = "where does the lazy dog sleep?"
+    (expected,) = Embedder(model, 8, prompts=Prompts("question: ", "default value: ")).encode([question], question=True)
+    (vector,) = asked.embed([question], question=True)[0]
+    assert vector.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_a_name_that_a_collection_has_is_refused(index: Index, ray_cluster: Cluster) -> None:

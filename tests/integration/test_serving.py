@@ -70,7 +70,7 @@ class Deployed:
             assert status.verdict != "failed", status.message
             return status.verdict == "running"
 
-        assert eventually(runs, within_s=200)
+        assert eventually(runs, within_s=400)
 
 
 @pytest.fixture(scope="module", params=["transformers", "vllm"])

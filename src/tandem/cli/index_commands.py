@@ -62,6 +62,8 @@ def check(
 ) -> None:
     """Measure recall@k against exact search on the collection's own vectors, and say what to set.
 
+    And how similar two of them are by chance, which is where `retriever.min_similarity` begins to mean something.
+
     Ends with status 1 if a search with default settings stays below the recall that is wanted.
     """
     from tandem.retrieval.recall import check_recall
@@ -86,6 +88,7 @@ def check(
         rows: list[list[Any]] = [[each.ef, f"{each.recall:.4f}", f"{each.p50_ms:.1f}"] for each in found.measured]
         print_table(["ef", f"recall@{top_k}", "p50, ms"], rows, title=f"{name}: {found.points} vectors", heading=True)
         note(found.advice)
+        note(found.threshold_advice)
     if not found.good:
         raise typer.Exit(1)
 

@@ -14,7 +14,7 @@ from tandem.data.formats import FORMATS
 from tandem.data.headings import Heading
 from tandem.data.quarantine import Fault
 from tandem.data.sources import DataFile, glob_matcher, walk
-from tandem.data.tables import TABLES, Row, scan_rows
+from tandem.data.tables import TABLES, scan_readable_rows
 from tandem.errors import DataError
 from tandem.specs.index import SourceSpec
 
@@ -122,7 +122,7 @@ def scan_file(file: DataFile, source: str) -> Iterator[Document | Fault]:
         source: Its path relative to the source: `Document.source`.
 
     Yields:
-        Documents with some text in them, and faults.
+        Documents with some text in them, and faults; the last one is open-ended if a table breaks off there.
 
     Raises:
         InputError: It may not be read.
@@ -157,7 +157,7 @@ def scan_file(file: DataFile, source: str) -> Iterator[Document | Fault]:
 def _scan_table(file: DataFile, source: str) -> Iterator[Document | Fault]:
     seen: dict[str, int] = {}
     found = False
-    for line, row in _scan_rows(file):
+    for line, row in scan_readable_rows(file):
         found = True
         if isinstance(row, Fault):
             yield row
@@ -180,16 +180,6 @@ def _scan_table(file: DataFile, source: str) -> Iterator[Document | Fault]:
             yield Document(_id(name), name, title, text, rest, modified_at=file.modified_at, line=line)
     if not found:
         yield Fault(file.name, None, "no rows in it")
-
-
-def _scan_rows(file: DataFile) -> Iterator[tuple[int, Row | Fault]]:
-    """As `scan_rows`, with a fault at the end if the file is broken from there on."""
-    line = 0
-    try:
-        for line, row in scan_rows(file):
-            yield line, row
-    except DataError as error:
-        yield line + 1, Fault(file.name, None, error.what)
 
 
 def _key(given: Any, line: int) -> str:

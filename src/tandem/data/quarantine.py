@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ class Fault:
         line: Line (JSONL, CSV) or row (Parquet), from 1; None when the whole file is meant.
         reason: Why, in plain English.
         row: The row itself, as far as it could be read.
+        open_ended: Its table breaks off here: nobody knows how much more would have followed.
     """
 
     file: str
     line: int | None
     reason: str
     row: Any = None
+    open_ended: bool = False
 
     @property
     def where(self) -> str:
@@ -47,7 +49,7 @@ def write_quarantine(path: Path, faults: Sequence[Fault]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for fault in faults:
-            record = asdict(fault)
+            record = {"file": fault.file, "line": fault.line, "reason": fault.reason, "row": fault.row}
             text = json.dumps(record, ensure_ascii=False, default=str)
             if len(text) > _EXCERPT:
                 record["row"] = str(fault.row)[:_EXCERPT]
@@ -84,4 +86,27 @@ def check_share(
         f"{count} of {total} {what} can't be used, the first at {first.where}: {first.reason}",
         where=where,
         remedy=f"mend them (all are listed in {path}) or raise max_quarantined (now {limit:g})",
+    )
+
+
+def check_complete(broken_off: Sequence[Fault], limit: float, *, what: str, path: Path) -> None:
+    """Refuse to go on after a table that breaks off: what is lost with its rest is more than any share below 1.
+
+    Args:
+        broken_off: The open-ended faults.
+        limit: The largest share, 0 to 1, that may be faulty; 1 accepts whatever is lost.
+        what: What the table holds, in the plural ("documents").
+        path: The quarantine file, to be named in the error.
+
+    Raises:
+        DataError: There is one, and `limit` is below 1.
+    """
+    if not broken_off or limit >= 1:
+        return
+    first = broken_off[0]
+    others = f" (tables that break off: {len(broken_off)}, listed in {path})" if len(broken_off) > 1 else ""
+    raise DataError(
+        f"the table breaks off here ({first.reason}), and nobody knows how many {what} it would have held{others}",
+        where=first.where,
+        remedy=f"mend the file; or `max_quarantined: 1` (now {limit:g}) accepts the loss of what follows",
     )

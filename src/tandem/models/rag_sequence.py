@@ -102,8 +102,13 @@ class QuestionEncoder:
     def __repr__(self) -> str:
         return f"QuestionEncoder(dimension={self.dimension}, max_tokens={self._max_tokens})"
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """q(x) of questions, float32, (texts, dimension), of any length: to be compared by inner products."""
+    def encode(self, texts: Sequence[str], *, question: bool = True) -> NDArray[np.float32]:  # noqa: ARG002 - as an embedder's
+        """q(x) of questions, float32, (texts, dimension), of any length: to be compared by inner products.
+
+        Args:
+            texts: Any number.
+            question: Changes nothing: whatever it encodes, it encodes as a question.
+        """
         import numpy as np
         import torch
 
@@ -120,7 +125,7 @@ class QuestionEncoder:
                 vectors.append(self._encoder(batch["input_ids"], attention_mask=batch["attention_mask"])[0].numpy())
         return np.concatenate(vectors)
 
-    def count_tokens(self, texts: Sequence[str]) -> int:
+    def count_tokens(self, texts: Sequence[str], *, question: bool = True) -> int:  # noqa: ARG002 - as an embedder's
         """Tokens that `encode` reads of these texts, together."""
         tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)
         return sum(map(len, tokens["input_ids"]))

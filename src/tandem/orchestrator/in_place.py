@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tandem.serving.scaling import drain_options, ingress_options
 from tandem.specs.adapters import ServedAdapters
 from tandem.specs.rag import RagSpec
 
 ENDPOINT = "tandem.serving.app:build"
-INGRESS = "Ingress"
-LANGUAGE_MODEL = "LLM"
+INGRESS, RETRIEVER, LANGUAGE_MODEL = "Ingress", "Retriever", "LLM"
 
 
 def in_place(
@@ -47,16 +47,24 @@ def in_place(
     if taking_over is None:
         return wanted
     # Serve fills a deployment's other options from what is there.
-    ingress = {"name": INGRESS, "user_config": new.user_config()}
-    return {**wanted, "args": before["args"], "deployments": [ingress, *taking_over]}
+    deployments: dict[str, dict[str, Any]] = {
+        INGRESS: {"user_config": new.user_config(), **ingress_options(new)},
+        RETRIEVER: drain_options(new),
+        LANGUAGE_MODEL: {**taking_over, **drain_options(new)},
+    }
+    return {
+        **wanted,
+        "args": before["args"],
+        "deployments": [{"name": name, **options} for name, options in deployments.items()],
+    }
 
 
 def _language_model(
     served: ServedAdapters | None, old: RagSpec, new: RagSpec, largest_rank: Callable[[str, Sequence[str]], int]
-) -> list[dict[str, Any]] | None:
+) -> dict[str, Any] | None:
     """What the language model is told, if there is anything; None where it has no room for an adapter."""
     if served is None:
-        return [] if new.adapters == old.adapters else None
+        return {} if new.adapters == old.adapters else None
     uris = {adapter.name: adapter.uri for adapter in new.adapters}
     added = [uri for name, uri in uris.items() if served.adapters.get(name) != uri]
     rank = largest_rank(new.model, added) if added else 0
@@ -64,7 +72,7 @@ def _language_model(
         return None
     # A replica that starts later must not fail for one adapter: those that run go on without it.
     taken_over = served.model_copy(update={"adapters": uris, "required": False})
-    return [{"name": LANGUAGE_MODEL, "user_config": taken_over.canonical()}]
+    return {"user_config": taken_over.canonical()}
 
 
 def _served(running: Mapping[str, Any]) -> ServedAdapters | None:

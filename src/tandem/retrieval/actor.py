@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ NAME = "tandem-store"
 NAMESPACE = "tandem"
 INDEX = "index"
 CALL_TIMEOUT_S = 300  # a call waits through a restart of the actor
+OWNER_WAIT_S = 60.0  # for a killed one to have ended
 # A graph that the actor's memory is too small for kills it again and again: somebody must be told.
 _OPTIMIZE_RETRIES = 2
 QDRANT_TIMEOUT_S = 60
@@ -38,12 +40,14 @@ class ActorStore:
     """A `VectorStore` whose every call goes to the actor.
 
     Args:
-        actor: The handle.
+        find: Returns the actor's handle. It is asked again when the actor has died for good, which Ray doesn't mend: it
+            restarts one that was killed, but not one that could not be made.
         timeout_s: Seconds that one call may take.
     """
 
-    def __init__(self, actor: Any, timeout_s: float) -> None:
-        self._actor = actor
+    def __init__(self, find: Callable[[], Any], timeout_s: float) -> None:
+        self._find = find
+        self._actor: Any | None = find()
         self._timeout_s = timeout_s
 
     def __repr__(self) -> str:
@@ -122,9 +126,12 @@ class ActorStore:
         timeout_s: float | None,
     ) -> Any:
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+        from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
-        remote = getattr(self._actor, method).options(**options)
+        actor = self._actor
+        if actor is None:
+            actor = self._actor = self._find()
+        remote = getattr(actor, method).options(**options)
         try:
             return ray.get(remote.remote(*args, **kwargs), timeout=timeout_s)
         except RayTaskError as error:
@@ -133,6 +140,8 @@ class ActorStore:
                 raise error.cause from error
             raise StoreError(f"{method}: {error.cause}", where=f"actor {NAME}") from error
         except (GetTimeoutError, RayActorError) as error:
+            if isinstance(error, ActorDiedError):
+                self._actor = None
             raise UnreachableError(
                 f"{method}: no answer from the store in {timeout_s:.3g} s"
                 if isinstance(error, GetTimeoutError)
@@ -184,7 +193,7 @@ def connect(cluster: Cluster) -> VectorStore:
                     where=cluster.qdrant_url,
                 )
         return QdrantStore(cluster.qdrant_url, key, QDRANT_TIMEOUT_S)
-    return ActorStore(_actor(cluster.storage / INDEX), CALL_TIMEOUT_S)
+    return ActorStore(partial(_actor, cluster.storage / INDEX), CALL_TIMEOUT_S)
 
 
 def _actor(folder: Path) -> Any:
@@ -207,5 +216,5 @@ def _actor(folder: Path) -> Any:
             num_cpus=0,
             resources=_ON_HEAD,
         )
-        .remote(folder)
+        .remote(folder, OWNER_WAIT_S)
     )

@@ -1,17 +1,20 @@
 """The embedded store: Qdrant's engine in this process, one shard per collection in a folder of its own.
 
-A folder has one owner at a time: its write-ahead log is locked. In a cluster the owner is the actor of `actor.py`.
+A folder has one owner at a time. In a cluster the owner is the actor of `actor.py`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tandem.config.files import write_whole
 from tandem.errors import NotFoundError, StoreError, TandemError
@@ -20,28 +23,40 @@ from tandem.retrieval import store as contract
 from tandem.retrieval.store import DENSE, SPARSE, TENANT, Filter, Hit, Page, Point, Query, Record
 from tandem.specs.index import VectorIndexSpec
 
+logger = logging.getLogger(__name__)
+
 _SHAPE = "collection.json"  # written last: without it a collection isn't there
 _SHARD = "shard"
 _ALIASES = "aliases.json"
+_OWNER = ".owner"  # locked by whoever has the folder open
+_OWNER_LOOK_S = 0.1
 
 
 class EdgeStore:
     """A `VectorStore` on `qdrant-edge-py`; safe to call from several threads.
 
+    A collection that can't be opened is there all the same: who uses it is told why, and the others answer.
+
     Args:
         folder: Where the collections lie; made if it isn't there.
+        wait_s: For another owner to let go of it: one that was killed holds it until it has ended.
 
     Raises:
-        StoreError: Another process has it open, or a shard can't be read.
+        StoreError: Another owner has it open.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wait_s: float = 0.0) -> None:
         self._folder = folder
         self._lock = threading.RLock()
-        self._shards: dict[str, Any] = {}
+        # None: it couldn't be opened.
+        self._shards: dict[str, Any | None] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        self._owned = _own(folder, wait_s)
         for shape in sorted(folder.glob(f"*/{_SHAPE}")):
-            self._shards[shape.parent.name] = self._load(shape.parent)
+            name = shape.parent.name
+            self._shards[name] = None
+            with suppress(StoreError):
+                self._load(name)
         # An alias whose collection was dropped before the file was written again means nothing.
         written = json.loads((folder / _ALIASES).read_text()) if (folder / _ALIASES).is_file() else {}
         self._aliases = {alias: name for alias, name in written.items() if name in self._shards}
@@ -84,8 +99,9 @@ class EdgeStore:
             (self._folder / collection / _SHAPE).unlink()
             shard = self._shards.pop(collection)
             self._write_aliases({alias: name for alias, name in self._aliases.items() if name != collection})
-            with _translated(self._where(collection)):
-                shard.close()
+            if shard is not None:
+                with _translated(self._where(collection)):
+                    shard.close()
             shutil.rmtree(self._folder / collection)
 
     def collections(self) -> list[str]:
@@ -198,30 +214,36 @@ class EdgeStore:
         """Flush and let go of the folder."""
         with self._lock:
             for name in list(self._shards):
-                with _translated(self._where(name)):
-                    self._shards.pop(name).close()
+                shard = self._shards.pop(name)
+                if shard is not None:
+                    with _translated(self._where(name)):
+                        shard.close()
+            self._owned.close()
 
-    def _load(self, folder: Path) -> Any:
+    def _load(self, name: str) -> Any:
         from qdrant_edge import EdgeShard
 
         try:
-            return EdgeShard.load(str(folder / _SHARD))
+            self._shards[name] = EdgeShard.load(str(self._folder / name / _SHARD))
         # The engine raises plain Exception for everything.
         except Exception as error:
-            for shard in self._shards.values():
-                shard.close()
+            logger.error("the collection %s can't be opened: %s", name, error)
             raise StoreError(
                 f"the collection can't be opened: {error}",
-                where=str(folder),
-                remedy="one process owns an index at a time: is another one running on it?",
+                where=str(self._folder / name),
+                remedy="if its files are damaged delete the folder and run its index job again: the embedding cache "
+                "has its vectors",
             ) from error
+        return self._shards[name]
 
     def _shard(self, collection: str) -> Any:
         with self._lock:
             name = self._aliases.get(collection, collection)
             if name not in self._shards:
                 raise self._missing(collection)
-            return self._shards[name]
+            shard = self._shards[name]
+            # What kept it from being opened may have gone.
+            return self._load(name) if shard is None else shard
 
     def _missing(self, collection: str) -> NotFoundError:
         return contract.no_such_collection(collection, sorted({*self._aliases, *self._shards}), str(self._folder))
@@ -233,6 +255,26 @@ class EdgeStore:
 
     def _where(self, collection: str) -> str:
         return f"collection {collection} in {self._folder}"
+
+
+def _own(folder: Path, wait_s: float) -> IO[str]:
+    """The folder's lock file, locked until it is closed or this process ends."""
+    file = (folder / _OWNER).open("w")
+    ends = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                file.close()
+                raise StoreError(
+                    "another process has it open",
+                    where=str(folder),
+                    remedy="one process owns an index at a time: end the other one",
+                ) from None
+            time.sleep(_OWNER_LOOK_S)
+        else:
+            return file
 
 
 def _shape(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from tandem.artifacts.manifest import sha256_file
 from tandem.config.machine import computes_bf16, cores, read_processor
 from tandem.errors import ModelError
 from tandem.retrieval.openvino_model import compile_transformer
+from tandem.retrieval.prompts import CONFIGURATION, Prompts, find_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 # Of likenesses of vectors of length 1.
 TIE = 1e-3
 # bf16 is taken where it costs less than half a percent of recall.
@@ -33,7 +36,15 @@ MEASURED_ON = 128  # texts
 # Tokens to whose multiple a pass is padded: what oneDNN prepares for a shape and the C library keeps of it stays in the
 # process, a gigabyte over the first hundred batches of many lengths. It takes no longer (MiniLM, 48 words).
 LENGTH_STEP = 8
-_IDENTITY = ("*.safetensors", "tokenizer.json", "config.json", "modules.json", "sentence_bert_config.json")
+_IDENTITY = (
+    "*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    CONFIGURATION,
+)
 
 
 def fingerprint(model_path: Path) -> str:
@@ -79,6 +90,7 @@ class Embedder:
             so none waits for another. One pass has torch's threads.
         samples: For `auto`: texts like those that will be embedded. Fewer than `MEASURED_ON` don't tell, and it is
             float32; more aren't looked at.
+        prompts: What is put before questions and passages; None: the model's own.
 
     Raises:
         ModelError: The folder isn't such a model.
@@ -86,7 +98,8 @@ class Embedder:
     Attributes:
         dimension: The vectors' length.
         dtype: What is computed in.
-        max_tokens: How much of a text is read; 0: all of it.
+        max_tokens: How much of a text is read, with its prompt; 0: all of it.
+        prompts: What is put before questions and passages.
     """
 
     def __init__(
@@ -98,12 +111,14 @@ class Embedder:
         unit: bool = True,
         passes: int = 1,
         samples: Sequence[str] = (),
+        prompts: Prompts | None = None,
     ) -> None:
         if not any(model_path.rglob("*.safetensors")):
             # Pickled weights can run code when they are loaded: they aren't even tried.
             raise ModelError(
                 "no safetensors weights in it", where=str(model_path), remedy="name an embedder saved as safetensors"
             )
+        self.prompts = find_prompts(model_path) if prompts is None else prompts
         import torch
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
@@ -123,28 +138,33 @@ class Embedder:
                 where=str(model_path),
                 remedy="name a sentence-transformers model",
             ) from error
+        if self.prompts != Prompts():
+            logger.warning("embedding with %r before questions and %r before passages", *astuple(self.prompts))
         self.max_tokens = int(self._model.max_seq_length or 0)
         self._batch_size = batch_size
         self._unit = unit
         on_processor = self._model.device.type == "cpu"
         self._passes = passes if on_processor else 1
         self._compilable = on_processor and isinstance(self._model[0], Transformer)
-        if isinstance(self._model[0], Transformer):
+        # Where pooling leaves out the prompt, sentence-transformers takes the padding after it for a part of it.
+        pools_prompts = all(getattr(module, "include_prompt", True) for module in self._model.modules())
+        if isinstance(self._model[0], Transformer) and pools_prompts:
             _pad_in_steps(self._model[0], self.max_tokens)
         # The same threads all the time: PyTorch keeps memory for each that it ever computed in.
         self._threads = ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(1,))
         self.dimension = int(self._model.get_embedding_dimension())
         # A tokenizer keeps padding and truncation as its state, and changes them at a call that wants others; a change
-        # under another thread's call fails or spoils it. So whoever counts has one of its own, and this first text
-        # sets the model's to what all later ones want.
-        self._model.encode("", show_progress_bar=False)
+        # under another thread's call fails or spoils it. So whoever counts has one of its own, and these first texts
+        # set the model's to what all later ones want.
+        self.dtype: Dtype = "float32"
+        self._autocast = False
+        for question in (False, True):
+            self._pass([""], question)
         self._counting: Any = copy.deepcopy(self._model.tokenizer.backend_tokenizer)
         self._counting.no_padding()
         self._counting.no_truncation()
         if self.max_tokens:
             self._counting.enable_truncation(self.max_tokens)
-        self.dtype: Dtype = "float32"
-        self._autocast = False
         if dtype != "auto":
             self._compute_in(dtype)
         elif len(samples) < MEASURED_ON or not computes_bf16(read_processor(), cuda=not on_processor):
@@ -155,7 +175,9 @@ class Embedder:
     def _compute_in(self, dtype: Dtype) -> None:
         self.dtype = dtype
         bf16 = dtype == "bfloat16"
-        compiled = self._compilable and _compiled(self._model[0], bf16=bf16, passes=self._passes)
+        # Where the processor has no bf16, OpenVINO computes in float32 without a word, and PyTorch emulates it.
+        compilable = self._compilable and (not bf16 or computes_bf16(read_processor(), cuda=False))
+        compiled = compilable and _compiled(self._model[0], bf16=bf16, passes=self._passes)
         self._autocast = bf16 and not compiled
 
     def _measure_bf16(self, samples: Sequence[str]) -> None:
@@ -168,13 +190,14 @@ class Embedder:
     def __repr__(self) -> str:
         return f"Embedder(dimension={self.dimension}, max_tokens={self.max_tokens}, dtype={self.dtype})"
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts.
+    def encode(self, texts: Sequence[str], *, question: bool = False) -> NDArray[np.float32]:
+        """Embed texts, each with its prompt before it.
 
         They are sorted by length before they become batches, so that little of a batch is padding.
 
         Args:
             texts: Any number; each is cut after `max_tokens` tokens.
+            question: They are questions, and not passages.
 
         Returns:
             float32, (texts, dimension), rows of length 1 unless `unit` is off.
@@ -184,43 +207,46 @@ class Embedder:
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
         passes = min(self._passes, len(texts) // self._batch_size)
-        vectors = self._side_by_side(texts, passes) if passes > 1 else self._pass(texts)
+        vectors = self._side_by_side(texts, passes, question) if passes > 1 else self._pass(texts, question)
         if not self._unit:
             return vectors
         # Not by the model: in bf16 its lengths are off by up to 0.4 %.
         unit: NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit
 
-    def _pass(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _pass(self, texts: Sequence[str], question: bool) -> NDArray[np.float32]:
         import numpy as np
         import torch
 
+        encode = self._model.encode_query if question else self._model.encode_document
         # PyTorch's bf16: what lies between the products stays in float32. With all of it in bf16 one neighbour in 150
         # is another one, with this one in 250, and it takes but 6 % less time (MiniLM, 512 texts, nearest 10).
         with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._autocast):
-            vectors = self._model.encode(
+            vectors = encode(
                 list(texts),
+                prompt=self.prompts.query if question else self.prompts.passage,
                 batch_size=self._batch_size,
                 convert_to_numpy=True,
                 show_progress_bar=False,
             )
         return np.asarray(vectors, dtype=np.float32)
 
-    def _side_by_side(self, texts: Sequence[str], passes: int) -> NDArray[np.float32]:
+    def _side_by_side(self, texts: Sequence[str], passes: int, question: bool) -> NDArray[np.float32]:
         import numpy as np
 
         # Each gets texts of every length, so that all end at about the same time.
         by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         shares = [by_length[first::passes] for first in range(passes)]
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        found = self._threads.map(self._pass, ([texts[place] for place in share] for share in shares))
+        found = self._threads.map(lambda share: self._pass([texts[place] for place in share], question), shares)
         for share, part in zip(shares, found, strict=True):
             vectors[share] = part
         return vectors
 
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens that `encode` reads of these texts, together; it may be called while others encode."""
-        return sum(len(read) for read in self._counting.encode_batch_fast(list(texts)))
+    def count_tokens(self, texts: Sequence[str], *, question: bool = False) -> int:
+        """Tokens that `encode` reads of these texts, together, prompts too; it may be called while others encode."""
+        prompt = self.prompts.query if question else self.prompts.passage
+        return sum(len(read) for read in self._counting.encode_batch_fast([prompt + text for text in texts]))
 
 
 def _compiled(module: Transformer, *, bf16: bool, passes: int) -> bool:

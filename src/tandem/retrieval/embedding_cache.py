@@ -1,4 +1,6 @@
-"""Vectors that were computed once: by embedder and text, in Parquet files that any job may read and any may delete.
+"""Vectors that were computed once, in Parquet files that any job may read and any may delete.
+
+They are found by the embedder, what was computed in, and what was embedded: the text and the prompt before it.
 
 A text that is indexed again, under other metadata, in another collection or after the collection was lost, costs no
 forward pass.
@@ -12,7 +14,9 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from tandem.retrieval.embedding import DTYPES, Dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,14 +37,16 @@ class EmbeddingCache:
     Args:
         root: The cluster's storage folder.
         embedder_sha256: The embedder's fingerprint.
+        dtype: What they were computed in.
         unit: Whether they are scaled to length 1.
+        prompt: What the embedder puts before each text.
     """
 
-    def __init__(self, root: Path, embedder_sha256: str, unit: bool = True) -> None:
+    def __init__(self, root: Path, embedder_sha256: str, dtype: Dtype, *, unit: bool = True, prompt: str = "") -> None:
         import numpy as np
 
-        self._folder = root / FOLDER / (embedder_sha256[:32] + ("" if unit else "-raw"))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = root / FOLDER / f"{embedder_sha256[:32]}{'' if unit else '-raw'}-{dtype}"
+        self._prompt = prompt
         self._groups: OrderedDict[tuple[int, int], NDArray[np.float32]] = OrderedDict()
         self._files: list[Path] = []
         keys, places = [], []
@@ -64,7 +70,7 @@ class EmbeddingCache:
 
         if not len(self._keys) or not texts:
             return {}
-        wanted = np.array([key(text) for text in texts], dtype=f"S{KEY_BYTES}")
+        wanted = np.array([key(text, self._prompt) for text in texts], dtype=f"S{KEY_BYTES}")
         at = np.searchsorted(self._keys, wanted)
         at[at == len(self._keys)] = 0
         found = {}
@@ -82,7 +88,7 @@ class EmbeddingCache:
             vectors: float32, (texts, dimension).
         """
         if texts:
-            _write(self._folder, iter([([key(text) for text in texts], vectors)]))
+            _write(self._folder, iter([([key(text, self._prompt) for text in texts], vectors)]))
 
     def compact(self) -> None:
         """Join many small files into one, each key once; what another job reads meanwhile it misses, and embeds."""
@@ -131,9 +137,30 @@ class EmbeddingCache:
         return vector
 
 
-def key(text: str) -> bytes:
+def open_caches(
+    root: Path, embedder_sha256: str, dtype: Dtype | Literal["auto"], *, unit: bool = True, prompt: str = ""
+) -> dict[Dtype, EmbeddingCache]:
+    """The caches whose vectors will do, best first.
+
+    For `auto` it is both, whatever would be chosen today: only a model that is loaded could tell, and where all is
+    cached none needs to be. What float32 gave comes first: it is as good as any.
+
+    Args:
+        root: See `EmbeddingCache`, and so for the others.
+        embedder_sha256: The embedder's fingerprint.
+        dtype: What vectors may have been computed in.
+        unit: Whether they are scaled to length 1.
+        prompt: What the embedder puts before each text.
+    """
+    dtypes = DTYPES if dtype == "auto" else (dtype,)
+    return {each: EmbeddingCache(root, embedder_sha256, each, unit=unit, prompt=prompt) for each in dtypes}
+
+
+def key(text: str, prompt: str = "") -> bytes:
     """What a text is found by."""
-    return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
+    # The place where a prompt ends matters to a model that doesn't pool it.
+    embedded = f"{prompt}\0{text}" if prompt else text
+    return hashlib.sha256(embedded.encode()).digest()[:KEY_BYTES]
 
 
 def _padded(name: bytes) -> bytes:
@@ -175,6 +202,7 @@ def _write(folder: Path, parts: Iterator[tuple[list[bytes], NDArray[np.float32]]
     import pyarrow as pa
     from pyarrow import parquet
 
+    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{uuid.uuid4().hex}.parquet"
     unfinished = target.with_suffix(".unfinished")
     writer = None

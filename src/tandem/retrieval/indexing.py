@@ -122,9 +122,14 @@ def identity_settings(spec: IndexSpec, embedder_sha256: str) -> str:
     """All but the documents that decides what is stored: part of every chunk's id and of the snapshot's."""
     sparse = DESCRIPTION if spec.sparse else "no sparse vectors"
     settings = (embedder_sha256, VERSION, sparse, spec.chunk.model_dump_json())
-    # Named where it isn't the usual one: chunks that were indexed before there was a choice keep their ids.
+    # Named where they aren't the usual ones, so that a choice that is added later changes no ids. A question's prompt
+    # changes no vector, but what is found: with another one it is another index, to be followed and rolled back.
     distance = () if spec.vectors.unit else (spec.vectors.distance,)
-    return "\0".join(settings + distance)
+    embedder = spec.embedder
+    dtype = None if embedder.dtype == "auto" else embedder.dtype
+    chosen = {"dtype": dtype, "query_prompt": embedder.query_prompt, "passage_prompt": embedder.passage_prompt}
+    named = tuple(f"{name} {value!r}" for name, value in chosen.items() if value is not None)
+    return "\0".join(settings + distance + named)
 
 
 class Embed:
@@ -144,11 +149,13 @@ class Embed:
     ) -> None:
         import torch
 
-        from tandem.retrieval.embedding_cache import EmbeddingCache
+        from tandem.retrieval.embedding_cache import open_caches
+        from tandem.retrieval.prompts import find_prompts
 
         # Ray allows an actor as many threads as it has logical CPUs; those are for scheduling and not for arithmetic.
         torch.set_num_threads(threads)
-        self._cache = EmbeddingCache(storage, embedder_sha256, unit)
+        self._prompts = find_prompts(embedder, spec.query_prompt, spec.passage_prompt)
+        self._caches = open_caches(storage, embedder_sha256, spec.dtype, unit=unit, prompt=self._prompts.passage)
         self._path = embedder
         self._spec = spec
         self._unit = unit
@@ -161,12 +168,16 @@ class Embed:
         import numpy as np
 
         texts = [Chunk(**json.loads(data)).embedding_text for data in batch["data"]]
+        known: dict[str, NDArray[np.float32]] = {}
+        missing = list(dict.fromkeys(texts))
         with self._reading:
-            known = self._cache.get(texts)
-        missing = list(dict.fromkeys(text for text in texts if text not in known))
+            for cache in self._caches.values():
+                known |= cache.get(missing)
+                missing = [text for text in missing if text not in known]
         if missing:
-            vectors = self._encode(missing)
-            self._cache.put(missing, vectors)
+            model = self._open(missing)
+            vectors = model.encode(missing)
+            self._caches[model.dtype].put(missing, vectors)
             known |= dict(zip(missing, vectors, strict=True))
         computed = set(missing)
         return {
@@ -175,14 +186,21 @@ class Embed:
             "embedded": np.array([text in computed for text in texts]),
         }
 
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+    def _open(self, samples: list[str]) -> Embedder:
         from tandem.retrieval.embedding import Embedder
 
         with self._opening:
             if self._model is None:
-                size, dtype = self._spec.batch_size, self._spec.dtype
-                self._model = Embedder(self._path, size, dtype, unit=self._unit, passes=self._threads, samples=texts)
-        return self._model.encode(texts)
+                self._model = Embedder(
+                    self._path,
+                    self._spec.batch_size,
+                    self._spec.dtype,
+                    unit=self._unit,
+                    passes=self._threads,
+                    samples=samples,
+                    prompts=self._prompts,
+                )
+        return self._model
 
 
 class Write:

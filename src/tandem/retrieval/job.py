@@ -15,6 +15,7 @@ from tandem.errors import InputError
 from tandem.retrieval.actor import connect, join_ray
 from tandem.retrieval.embedding import configured_dimension, fingerprint
 from tandem.retrieval.indexing import collection_of, collections_of, gather_files, identity_settings
+from tandem.retrieval.prompts import find_prompts
 from tandem.retrieval.snapshot import IndexSnapshot, snapshot_id, write_snapshot
 from tandem.retrieval.staging import Stage
 from tandem.retrieval.store import name_is_taken
@@ -48,6 +49,7 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     _check_gpus(spec, context)
     context.quarantine_path.unlink(missing_ok=True)
     embedder = resolve(spec.embedder.model, storage=context.storage)
+    prompts = find_prompts(embedder, spec.embedder.query_prompt, spec.embedder.passage_prompt)
     files, collisions = gather_files((source, _located(source.uri, context)) for source in spec.sources)
     embedder_sha256 = fingerprint(embedder)
     settings = identity_settings(spec, embedder_sha256)
@@ -82,6 +84,9 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         documents=survey.documents,
         chunks=len(survey.wanted),
         distance=spec.vectors.distance,
+        dtype=spec.embedder.dtype,
+        query_prompt=prompts.query,
+        passage_prompt=prompts.passage,
     )
     figures: dict[str, Any] = {
         **asdict(changes),

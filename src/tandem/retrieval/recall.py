@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tandem.errors import InputError
 from tandem.retrieval.store import Hit, Query, VectorStore, scroll_all, usual_ef
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 EFS = (16, 32, 64, 128, 256, 512)
 _PAGE = 10_000
@@ -43,6 +47,7 @@ class RecallCheck:
         k: Neighbours of each.
         target: The recall that is wanted.
         measured: For each ef.
+        chance: Cosine below which 99 of 100 pairs of the points that asked lie.
     """
 
     points: int
@@ -50,6 +55,7 @@ class RecallCheck:
     k: int
     target: float
     measured: tuple[Measured, ...]
+    chance: float
 
     @property
     def good(self) -> bool:
@@ -74,6 +80,14 @@ class RecallCheck:
         if self.good:
             return f"nothing to set: ef {self._usual}, the default, suffices; {reaching[0].ef} would"
         return f"set `ef: {reaching[0].ef}` where you search (`retriever.ef` of an endpoint)"
+
+    @property
+    def threshold_advice(self) -> str:
+        """From where on a similarity means something."""
+        return (
+            f"two chunks drawn by chance are less similar than {self.chance:.2f} in 99 of 100 cases: with "
+            f"`retriever.min_similarity: {self.chance:.2f}` an endpoint rather says that it found nothing"
+        )
 
 
 def check_recall(
@@ -135,7 +149,8 @@ def check_recall(
             progress(at * len(asking) + number + 1, total)
         seconds = [end - begin for begin, end in pairwise(times)]
         measured.append(Measured(ef, float(np.mean(shares)), round(1000 * float(np.median(seconds)), 2)))
-    return RecallCheck(len(ids), len(asking), k, target, tuple(measured))
+    chance = _by_chance(np.array([record.vector for record in asking], dtype=np.float32))
+    return RecallCheck(len(ids), len(asking), k, target, tuple(measured), chance)
 
 
 def find_themselves(store: VectorStore, collection: str, ids: Sequence[str]) -> int:
@@ -159,6 +174,17 @@ def find_themselves(store: VectorStore, collection: str, ids: Sequence[str]) -> 
         bool(hits) and hits[0].score >= (1 - _OWN) * sum(value * value for value in record.vector)
         for record, hits in zip(asking, answers, strict=True)
     )
+
+
+def _by_chance(vectors: NDArray[np.float32]) -> float:
+    """The 99th percentile of the cosines of all pairs; 1 where there is none."""
+    import numpy as np
+
+    if len(vectors) < 2:
+        return 1.0
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    cosines = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
+    return round(float(np.percentile(cosines, 99)), 4)
 
 
 def _share(found: Sequence[Hit], nearest: Sequence[Hit]) -> float:

@@ -13,6 +13,7 @@ from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
 from tandem.retrieval.choosing import diverse, near_enough, rescored
 from tandem.retrieval.embedding import MEASURED_ON, Embedder, fingerprint
+from tandem.retrieval.prompts import Prompts
 from tandem.retrieval.remembering import Remembering
 from tandem.retrieval.rerank import Reranker
 from tandem.retrieval.snapshot import IndexSnapshot, find_snapshot
@@ -123,7 +124,7 @@ class Retriever:
         ends = None if within_s is None else time.monotonic() + within_s
         has_terms = self.snapshot is None or self.snapshot.sparse
         embeds = how.mode != "sparse" or how.min_similarity is not None
-        vectors = self._embedder.encode(questions) if embeds else [None] * len(questions)
+        vectors = self._embedder.encode(questions, question=True) if embeds else [None] * len(questions)
         terms = query_terms(questions) if how.mode != "dense" and has_terms else [None] * len(questions)
         queries = [
             Query(
@@ -171,9 +172,12 @@ class Retriever:
         embedder = self._embedder
         return (embedder.hits, embedder.misses) if isinstance(embedder, Remembering) else (0, 0)
 
-    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
-        """Vectors as the collection's, float32, (texts, dimension); and the tokens that were read."""
-        return self._embedder.encode(texts), self._embedder.count_tokens(texts)
+    def embed(self, texts: Sequence[str], *, question: bool = False) -> tuple[NDArray[np.float32], int]:
+        """Vectors as the collection's, or as questions', float32, (texts, dimension); and the tokens that were read."""
+        return (
+            self._embedder.encode(texts, question=question),
+            self._embedder.count_tokens(texts, question=question),
+        )
 
 
 def open_retriever(
@@ -231,13 +235,13 @@ def open_retriever(
 
 
 def _question_embedder(path: Path, snapshot: IndexSnapshot, store: VectorStore, *, quick: bool) -> Embedder:
-    unit = snapshot.distance == "cosine"
+    unit, prompts = snapshot.distance == "cosine", Prompts(snapshot.query_prompt, snapshot.passage_prompt)
     if not quick:
-        return Embedder(path, snapshot.batch_size, unit=unit)
+        return Embedder(path, snapshot.batch_size, unit=unit, prompts=prompts)
     records = store.scroll(snapshot.points, fields=["text"], limit=MEASURED_ON, offset=None).records
     # As long as questions are: so many words of a passage.
     asked = [" ".join(str(record.payload["text"]).split()[:_QUESTION_WORDS]) for record in records]
-    return Embedder(path, snapshot.batch_size, "auto", unit=unit, samples=asked)
+    return Embedder(path, snapshot.batch_size, "auto", unit=unit, samples=asked, prompts=prompts)
 
 
 def _check_comparable(questions: Any, snapshot: IndexSnapshot) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ class IndexSnapshot:
         documents: How many there are.
         chunks: How many there are.
         distance: What the dense vectors are compared by: ``cosine``, or ``dot``, and then they have any length.
+        dtype: What the vectors were computed in; ``auto``: float32 or bfloat16, what was measured to do or was cached.
+        query_prompt: What the embedder puts before a question, its own or the spec's.
+        passage_prompt: What it put before each chunk.
     """
 
     id: str
@@ -51,7 +54,11 @@ class IndexSnapshot:
     chunk_overlap: int
     documents: int
     chunks: int
-    distance: str = "cosine"  # which artifacts of before there was a choice don't say
+    # What artifacts of before there was a choice don't say.
+    distance: str = "cosine"
+    dtype: str = "auto"
+    query_prompt: str = ""
+    passage_prompt: str = ""
 
 
 def snapshot_id(chunk_ids: ChunkIds, settings: str) -> str:
@@ -90,7 +97,7 @@ def find_snapshot(storage: Path, collection: str, points: str | None = None) -> 
         points: Only of the collection for which the name stands now.
     """
     known = {field.name for field in fields(IndexSnapshot)}
-    needed = known - {"distance"}
+    needed = {field.name for field in fields(IndexSnapshot) if field.default is MISSING}
     newest: tuple[str, IndexSnapshot] | None = None
     for path in (storage / "artifacts").glob(f"*/*/{FILE}"):
         if not (path.parent / MANIFEST).is_file():

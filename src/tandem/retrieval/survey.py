@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.job import JobContext
-from tandem.data.quarantine import Fault, check_share, write_quarantine
+from tandem.data.quarantine import Fault, check_complete, check_share, write_quarantine
 from tandem.errors import TandemError
 from tandem.retrieval.chunk_ids import none, union
 from tandem.retrieval.indexing import InputFile
@@ -58,13 +58,14 @@ class Survey:
     documents: int = 0
     faults: int = 0
     first: Fault | None = None
+    broken_off: list[Fault] = field(default_factory=list)
 
 
 def survey_documents(blocks: Any, files: int, collisions: list[Fault], spec: IndexSpec, context: JobContext) -> Survey:
     """Go through the blocks, and set aside what can't be used.
 
     Raises:
-        DataError: Too much can't be used.
+        DataError: Too much can't be used; or a table breaks off, and how much it held isn't known.
         InputError: A file may not be read.
         UnreachableError: A file can't be read now. What it held would be deleted, were it passed over.
     """
@@ -76,6 +77,7 @@ def survey_documents(blocks: Any, files: int, collisions: list[Fault], spec: Ind
         write_quarantine(context.quarantine_path, faults)
         survey.faults += len(faults)
         survey.first = survey.first or next(iter(faults), None)
+        survey.broken_off += [fault for fault in faults if fault.open_ended]
 
     context.progress("read", 0, None, files=files)
     set_aside(collisions)
@@ -93,8 +95,9 @@ def survey_documents(blocks: Any, files: int, collisions: list[Fault], spec: Ind
         worst = min(unread, key=lambda error: error.exit_status)
         others = f" (and {len(unread) - 1} of {files} files more)" if len(unread) > 1 else ""
         raise type(worst)(f"{worst.what}{others}", where=worst.where, remedy=worst.remedy) from worst
-    total = survey.documents + survey.faults
     where, path = ", ".join(source.uri for source in spec.sources), context.quarantine_path
+    check_complete(survey.broken_off, spec.max_quarantined, what="documents", path=path)
+    total = survey.documents + survey.faults
     check_share(survey.faults, survey.first, total, spec.max_quarantined, what="documents", where=where, path=path)
     survey.wanted = union(ids for _, ids in survey.staged)
     context.progress("read", total, total, files=files, chunks=len(survey.wanted))

@@ -12,7 +12,7 @@ from tandem.artifacts.job import JobContext
 from tandem.config.machine import cores
 from tandem.errors import StoreError
 from tandem.retrieval.chunk_ids import unpack, within
-from tandem.retrieval.embedding_cache import EmbeddingCache
+from tandem.retrieval.embedding_cache import open_caches
 from tandem.retrieval.indexing import Embed, Plan, Write, plan_changes
 from tandem.retrieval.recall import find_themselves
 from tandem.retrieval.staging import staged_chunks
@@ -153,7 +153,9 @@ def _embed(survey: Survey, plan: Plan, spec: IndexSpec, context: JobContext, tar
         done += int(batch["written"].sum())
         embedded += int(batch["embedded"].sum())
         context.progress("embed", done, total, per_second=done / (time.monotonic() - started), embedded=embedded)
-    EmbeddingCache(context.storage, target.embedder_sha256, spec.vectors.unit).compact()
+    dtype, unit = spec.embedder.dtype, spec.vectors.unit
+    for cache in open_caches(context.storage, target.embedder_sha256, dtype, unit=unit).values():
+        cache.compact()
     return embedded
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tandem.errors import NotFoundError, TandemError
 from tandem.specs.adapters import ServedAdapters
@@ -22,6 +22,13 @@ logger = logging.getLogger("ray.serve.tandem")
 
 # The ingress and the replicas of the language model learn of a new adapter at about the same time, in no certain order.
 EXPECTED_WITHIN_S = 30.0
+
+
+class Used(NamedTuple):
+    """What answers a request: an adapter's key in the engine and its URI, or neither for the base model."""
+
+    key: str | None
+    uri: str | None
 
 
 @dataclass
@@ -84,19 +91,22 @@ class Adapters:
             self._changed.notify_all()
 
     @asynccontextmanager
-    async def using(self, name: str | None) -> AsyncIterator[str | None]:
-        """The key of an adapter, which stays loaded meanwhile; None for the base model.
+    async def using(self, name: str | None) -> AsyncIterator[Used]:
+        """An adapter, which stays loaded meanwhile.
+
+        Args:
+            name: None for the base model.
 
         Raises:
             NotFoundError: It isn't loaded, and doesn't come within `EXPECTED_WITHIN_S` either.
         """
         if name is None:
-            yield None
+            yield Used(None, None)
             return
         loaded = self._by_name.get(name) or await self._expected(name)
         loaded.users += 1
         try:
-            yield loaded.key
+            yield Used(loaded.key, loaded.uri)
         finally:
             loaded.users -= 1
             self._drop_unused(loaded)

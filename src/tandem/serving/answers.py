@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tandem.models.engines.protocol import GenerationRequest
@@ -62,9 +62,10 @@ class Piece:
         text: To be appended.
         finish_reason: ``stop`` or ``length``, in the last piece.
         prompt_tokens: Tokens of the prompt, in the last piece.
-        completion_tokens: Tokens generated, in the last piece.
+        completion_tokens: Tokens of the choice until here; 0 before the last piece where the engine doesn't say.
         index: Of the choice that it belongs to.
         cached: The answer was given before.
+        adapter: URI of the adapter that the text comes from; None for the base model.
         refused: Why the language model refuses the request, for the caller alone. No exception: Ray Serve logs what a
             replica raises, and the reason may quote the prompt.
     """
@@ -75,6 +76,7 @@ class Piece:
     completion_tokens: int = 0
     index: int = 0
     cached: bool = False
+    adapter: str | None = None
     refused: str | None = None
 
 
@@ -94,8 +96,8 @@ class Search(Protocol):
 class Embed(Protocol):
     """Vectors of texts."""
 
-    async def __call__(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-        """Vectors, float32, (texts, dimension); and the tokens that were read."""
+    async def __call__(self, texts: list[str], *, question: bool) -> tuple[NDArray[np.float32], int]:
+        """Vectors, float32, (texts, dimension), as passages' or as questions'; and the tokens that were read."""
         ...
 
 
@@ -107,25 +109,26 @@ class Generate(Protocol):
         ...
 
 
-@dataclass
 class Usage:
     """Tokens of an answer, counted while its pieces pass: right too when nobody waits for the end.
 
-    Attributes:
+    Args:
         per_prompt: Choices that share one prompt, which counts once.
+        prompts: Tokens of each prompt as they were counted here; the last piece of a choice says what the model read.
     """
 
-    per_prompt: int
-    _prompt: dict[int, int] = field(default_factory=dict)
-    _completion: dict[int, int] = field(default_factory=dict)
+    def __init__(self, per_prompt: int, prompts: Sequence[int] = ()) -> None:
+        self._per_prompt = per_prompt
+        self._prompt = dict(enumerate(prompts))
+        self._completion: dict[int, int] = {}
 
     def add(self, piece: Piece) -> None:
-        """Count a piece; until its choice has ended a piece is taken for a token."""
-        if piece.finish_reason is None:
-            self._completion[piece.index] = self._completion.get(piece.index, 0) + 1
-            return
-        self._completion[piece.index] = piece.completion_tokens
-        self._prompt[piece.index // self.per_prompt] = piece.prompt_tokens
+        """Count a piece; one that ends no choice and doesn't say its tokens is taken for one."""
+        if piece.finish_reason is not None:
+            self._prompt[piece.index // self._per_prompt] = piece.prompt_tokens
+            self._completion[piece.index] = piece.completion_tokens
+        else:
+            self._completion[piece.index] = piece.completion_tokens or self._completion.get(piece.index, 0) + 1
 
     @property
     def prompt_tokens(self) -> int:
@@ -168,6 +171,7 @@ class Answer:
         pieces: The text as it comes; close it to end the generation.
         choices: How many answers these are.
         per_prompt: Choices that share one prompt.
+        prompt_tokens: Of each prompt, as counted before it was sent.
         searched: What the search gave, where there was one.
     """
 
@@ -178,6 +182,7 @@ class Answer:
     pieces: AsyncGenerator[Piece, None]
     choices: int
     per_prompt: int
+    prompt_tokens: Sequence[int] = ()
     searched: Searched | None = None
 
     def citations(self) -> list[dict[str, object]]:

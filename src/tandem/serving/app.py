@@ -16,7 +16,7 @@ from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engi
 from tandem.models.loading import adapter_path, model_path
 from tandem.models.lora import check_fits
 from tandem.models.rag_sequence import check_rag_model
-from tandem.serving.scaling import replica_options
+from tandem.serving.scaling import backend_options, drain_options, ingress_options, replica_options
 from tandem.specs.compare import EngineSpec
 from tandem.specs.rag import BASE_MODEL, RagSequenceSpec, RagSpec, UpstreamSpec
 
@@ -67,20 +67,17 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
     from tandem.serving.searching import Retriever
 
     settings = spec.canonical()
-    # Above the limit that the ingress itself keeps, so that it can answer 429 instead of letting requests queue.
-    admitted = spec.autoscaling.ingress.model_copy(
-        update={"max_ongoing_requests": 2 * spec.limits.max_ongoing_requests + 16}
-    )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="Ingress",
-        **replica_options(admitted),
+        **replica_options(spec.autoscaling.ingress),
+        **ingress_options(spec),
         ray_actor_options={"num_cpus": SMALL_CPUS},
-        graceful_shutdown_timeout_s=spec.limits.timeout_s,
         user_config=spec.user_config(),
     )
     retriever = serve.deployment(Retriever).options(
         name="Retriever",
-        **replica_options(spec.autoscaling.retriever),
+        **backend_options(spec.autoscaling.retriever),
+        **drain_options(spec),
         ray_actor_options={"num_cpus": SMALL_CPUS},
     )
     return ingress.bind(
@@ -121,41 +118,40 @@ def _language_model(spec: RagSpec, model: Path, adapters: dict[str, Path], stora
     import ray
     from ray import serve
 
+    replicas, drain = spec.autoscaling.llm, drain_options(spec)
     if isinstance(spec.engine, UpstreamSpec):
         from tandem.serving.upstream import UpstreamServer
 
-        options = {**replica_options(spec.autoscaling.llm), "ray_actor_options": {"num_cpus": SMALL_CPUS}}
+        options = {**backend_options(replicas), **drain, "ray_actor_options": {"num_cpus": SMALL_CPUS}}
         return serve.deployment(UpstreamServer).options(name="LLM", **options).bind(spec.engine.canonical())
     gpus = spec.gpus_per_replica
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-    common = {
-        **replica_options(spec.autoscaling.llm),
-        "graceful_shutdown_timeout_s": spec.limits.timeout_s,
-    }
     actor = {"num_cpus": spec.cpus_per_replica, "num_gpus": gpus}
     if isinstance(spec.engine, RagSequenceSpec):
         from tandem.serving.rag_sequence import RagSequenceServer
 
-        model_server = serve.deployment(RagSequenceServer).options(name="LLM", ray_actor_options=actor, **common)
+        options = {**backend_options(replicas, max_ongoing_requests=2), **drain, "ray_actor_options": actor}
+        model_server = serve.deployment(RagSequenceServer).options(name="LLM", **options)
         return model_server.bind(spec.engine.canonical(), str(model))
     engine = _engine_name(spec.name, spec.engine, gpus)
     if engine == "vllm":
         from ray.serve.llm.deployment import LLMServer
 
-        from tandem.serving.language_models import VllmServer
+        from tandem.serving.vllm_server import VllmServer
 
-        config = vllm_config(spec, model, adapters, gpus=gpus, deployment=common)
+        config = vllm_config(spec, model, adapters, gpus=gpus, deployment={**backend_options(replicas), **drain})
         served = spec.served_adapters(max_rank=config.engine_kwargs.get("max_lora_rank", 0))
         options = {**LLMServer.get_deployment_options(config), "name": "LLM", "user_config": served.canonical()}
         return serve.deployment(VllmServer).options(**options).bind(config, str(model), str(storage))
-    from tandem.serving.language_models import TransformersServer
+    from tandem.serving.transformers_server import BATCH, TransformersServer
 
     server = serve.deployment(TransformersServer).options(
         name="LLM",
         ray_actor_options=actor,
         user_config=spec.served_adapters(max_rank=None).canonical(),
-        **common,
+        **backend_options(replicas, max_ongoing_requests=2 * BATCH),
+        **drain,
     )
     return server.bind(spec.engine.canonical(), str(model), str(storage))
 

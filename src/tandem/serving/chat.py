@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,7 +50,8 @@ class ChatService:
         self.spec = spec
         self._search = search
         self._embed = embed
-        self._generate = CachedGenerate(generate, spec.cache) if spec.cache.answers else generate
+        adapters = {adapter.name: adapter.uri for adapter in spec.adapters}
+        self._generate = CachedGenerate(generate, spec.cache, adapters) if spec.cache.answers else generate
         self._count = count
         self._reads_passages = isinstance(spec.engine, RagSequenceSpec)
 
@@ -90,13 +91,13 @@ class ChatService:
         searched = None if found is None else Searched(len(found), time.perf_counter() - begun)
         if found == [] and self.spec.conversation.nothing_found is not None:
             pieces = _said(self.spec.conversation.nothing_found, request.n)
-            return _answer("chatcmpl", request.model, pieces, choices=request.n, searched=searched)
-        messages, passages = await self._before(deadline, self._prompt(request, found or [], max_tokens))
+            return _answer("chatcmpl", request.model, pieces, request.n, [0], searched=searched)
+        messages, passages, tokens = await self._before(deadline, self._prompt(request, found or [], max_tokens))
         generations = [_generation(request, messages, max_tokens, adapter, index) for index in range(request.n)]
         if self._reads_passages:
             generations = [replace(generation, documents=documents_of(found or [])) for generation in generations]
         pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
-        answer = _answer("chatcmpl", request.model, pieces, choices=request.n, passages=passages, searched=searched)
+        answer = _answer("chatcmpl", request.model, pieces, request.n, [tokens], passages=passages, searched=searched)
         self._log(answer, messages)
         return answer
 
@@ -123,12 +124,12 @@ class ChatService:
             for index in range(request.n)
         ]
         pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
-        answer = _answer("cmpl", request.model, pieces, choices=len(generations), per_prompt=request.n)
+        answer = _answer("cmpl", request.model, pieces, request.n, counts)
         self._log(answer, request.prompts)
         return answer
 
     async def embed(self, request: EmbeddingRequest) -> tuple[NDArray[np.float32], int]:
-        """Vectors of texts as the collection's, float32, (texts, dimension); and the tokens that were read.
+        """Vectors of texts as the collection's, or as questions', float32, (texts, dimension); and the tokens read.
 
         Raises:
             ApiError: 404 or 504.
@@ -136,7 +137,7 @@ class ChatService:
         names = [EMBEDDER, self.spec.name]
         if request.model not in names:
             raise unknown_model(request.model, names)
-        return await self._before(self._deadline(), self._embed(request.texts))
+        return await self._before(self._deadline(), self._embed(request.texts, question=request.input_type == "query"))
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.spec.limits.timeout_s
@@ -180,9 +181,10 @@ class ChatService:
 
     async def _prompt(
         self, request: ChatRequest, found: list[CitedPassage], max_tokens: int
-    ) -> tuple[Prompt, list[CitedPassage]]:
+    ) -> tuple[Prompt, list[CitedPassage], int]:
         if self._reads_passages:
-            return request.question, with_priors(found)
+            # Each passage is read with the question by a tokenizer that isn't here: the model says how much that was.
+            return request.question, with_priors(found), 0
         budget = self.spec.engine.max_model_len - max_tokens
         return await asyncio.to_thread(fit, self.spec.prompt, request.messages, found, count=self._count, budget=budget)
 
@@ -232,14 +234,15 @@ def _answer(
     kind: str,
     model: str,
     pieces: AsyncGenerator[Piece, None],
+    per_prompt: int,
+    prompt_tokens: Sequence[int],
     *,
-    choices: int,
     passages: Iterable[CitedPassage] = (),
-    per_prompt: int | None = None,
     searched: Searched | None = None,
 ) -> Answer:
-    id = f"{kind}-{uuid.uuid4().hex}"
-    return Answer(id, int(time.time()), model, list(passages), pieces, choices, per_prompt or choices, searched)
+    id, now = f"{kind}-{uuid.uuid4().hex}", int(time.time())
+    choices = per_prompt * len(prompt_tokens)
+    return Answer(id, now, model, list(passages), pieces, choices, per_prompt, prompt_tokens, searched)
 
 
 async def _said(text: str, choices: int) -> AsyncGenerator[Piece, None]:

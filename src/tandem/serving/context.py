@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -35,8 +36,11 @@ def fit(
     *,
     count: Callable[[Prompt], int],
     budget: int,
-) -> tuple[list[dict[str, str]], list[P]]:
-    """The prompt with as many of the best passages as fit, and those passages.
+) -> tuple[list[dict[str, str]], list[P], int]:
+    """The prompt with as many of the best passages as fit, those passages, and the prompt's tokens.
+
+    An answer without what was found would look like one that rests on it. So where not even the best passage fits
+    beside the conversation, its oldest turns are left out until it does.
 
     Args:
         prompt: The templates.
@@ -46,26 +50,40 @@ def fit(
         budget: Tokens that the prompt may have.
 
     Raises:
-        ApiError: 400: the conversation doesn't fit even without passages.
+        ApiError: 400: the conversation doesn't fit even without passages, or the question not with the best one.
     """
-    best = compose(prompt, conversation, passages)
-    # Nearly always all of them do; counting takes milliseconds.
-    if count(best) <= budget:
-        return best, list(passages)
-    best = compose(prompt, conversation, ())
-    tokens = count(best)
+
+    def counted(turns: Sequence[Message], kept: int) -> tuple[list[dict[str, str]], list[P], int]:
+        messages = compose(prompt, turns, passages[:kept])
+        return messages, list(passages[:kept]), count(messages)
+
+    best = counted(conversation, len(passages))
+    # Nearly always all of them fit; counting takes milliseconds.
+    if best[2] <= budget:
+        return best
+    _, _, tokens = counted(conversation, 0)
     if tokens > budget:
         raise too_long(tokens, budget, param="messages")
-    # Each passage only adds tokens: bisect for how many fit.
-    low, high = 0, len(passages) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        candidate = compose(prompt, conversation, passages[:middle])
-        if count(candidate) <= budget:
-            low, best = middle, candidate
-        else:
-            high = middle - 1
-    return best, list(passages[:low])
+    # Each exchange and each passage only adds tokens: bisect for how many fit.
+    shorter = _shortened(conversation)
+    place = bisect_left(shorter, True, key=lambda turns: counted(turns, 1)[2] <= budget)
+    turns = shorter[min(place, len(shorter) - 1)]
+    kept = bisect_left(range(2, len(passages)), True, key=lambda kept: counted(turns, kept)[2] > budget) + 1
+    best = counted(turns, kept)
+    if best[2] > budget:
+        raise too_long(best[2], budget, param="messages")
+    return best
+
+
+def _shortened(conversation: Sequence[Message]) -> list[Sequence[Message]]:
+    """The conversation, then without its first exchange, its second and so on; instructions and the question stay."""
+    *earlier, question = conversation
+    instructions = [turn for turn in earlier if turn.role in ("system", "developer")]
+    talk = [turn for turn in earlier if turn.role in ("user", "assistant")]
+    begins = [place for place in range(1, len(talk)) if talk[place].role == "user"]
+    if talk:
+        begins.append(len(talk))
+    return [conversation, *([*instructions, *talk[begin:], question] for begin in begins)]
 
 
 def too_long(tokens: int, budget: int, *, param: str) -> ApiError:

@@ -143,7 +143,7 @@ class Endpoint:
         allowance: Allowance,
         seen: Observation,
     ) -> Response:
-        usage = Usage(answer.per_prompt)
+        usage = Usage(answer.per_prompt, answer.prompt_tokens)
         # Only now: a name that isn't known would be a time series of its own.
         seen.model, seen.stream, seen.searched, seen.usage = answer.model, request.stream, answer.searched, usage
         counted = _counted(answer, usage, allowance, seen)

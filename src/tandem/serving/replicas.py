@@ -112,8 +112,8 @@ class Ingress:
         self._ready.heard("retriever")
         return found
 
-    async def _embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-        embedded: tuple[NDArray[np.float32], int] = await _outcome(self._retriever.embed.remote(texts))
+    async def _embed(self, texts: list[str], *, question: bool) -> tuple[NDArray[np.float32], int]:
+        embedded: tuple[NDArray[np.float32], int] = await _outcome(self._retriever.embed.remote(texts, question))
         return embedded
 
     async def _generate(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:

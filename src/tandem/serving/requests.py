@@ -196,6 +196,9 @@ class EmbeddingRequest(BaseModel):
     model: str
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] = "float"
+    input_type: Literal["query", "passage"] = Field(
+        "passage", description="which of the embedder's prompts is put before each text, if it has any"
+    )
     user: str | None = None
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tandem.config.cluster import Cluster
 from tandem.config.machine import cores
 from tandem.errors import NotFoundError, TandemError, UnreachableError
+from tandem.serving.batching import Batcher
 from tandem.serving.readiness import threads_turn
 from tandem.serving.signals import QuestionMeter
 from tandem.specs.rag import RetrieverSpec
@@ -49,7 +50,6 @@ class Retriever:
 
     def __init__(self, storage: str, spec: dict[str, Any], remembered: int, rag_model: str | None = None) -> None:
         import torch
-        from ray import serve
 
         from tandem.models.rag_sequence import QuestionEncoder
 
@@ -63,8 +63,7 @@ class Retriever:
         self._following: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[bool] | None = None
         self._count_questions = QuestionMeter()
-        # Nobody waits for others to come: what arrives while a batch is searched is the next one.
-        self._batched = serve.batch(max_batch_size=RETRIEVER_BATCH, batch_wait_timeout_s=0)(self._search)
+        self._batched = Batcher(self._search, max_size=RETRIEVER_BATCH)
 
     async def search(
         self, question: str, how: SearchSpec, tenant: str | None, filter: Filter | None, within_s: float
@@ -82,17 +81,18 @@ class Retriever:
             UnreachableError: It took longer, or the store can't be reached.
         """
         ends = time.monotonic() + within_s
-        found: list[Passage] | Exception = await self._batched((question, (how, tenant, json.dumps(filter)), ends))
+        found = await self._batched((question, (how, tenant, json.dumps(filter)), ends))
         if isinstance(found, Exception):
             raise found
         return found
 
-    async def embed(self, texts: list[str]) -> tuple[NDArray[np.float32], int]:
-        """Vectors as the collection's, float32, (texts, dimension); and the tokens that were read."""
+    async def embed(self, texts: list[str], question: bool = False) -> tuple[NDArray[np.float32], int]:
+        """Vectors as the collection's, or as questions', float32, (texts, dimension); and the tokens that were read."""
         import numpy as np
 
+        retriever = self._retriever  # all of an answer by one embedder, whatever the name stands for meanwhile
         parts = [
-            await asyncio.to_thread(self._retriever.embed, texts[begin : begin + EMBED_SLICE])
+            await asyncio.to_thread(retriever.embed, texts[begin : begin + EMBED_SLICE], question=question)
             for begin in range(0, len(texts), EMBED_SLICE)
         ]
         return np.concatenate([vectors for vectors, _ in parts]), sum(tokens for _, tokens in parts)

@@ -58,7 +58,16 @@ class EmbedderSpec(Spec):
     gpus: float = Field(0, ge=0, description="GPUs of such an actor, a share of one too; without, it uses processors")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="auto: bfloat16 where hardware computes in it and recall@10 of the first chunks is 99.5 % at least",
+        description="auto: bfloat16 where hardware computes in it and recall@10 of the first chunks is 99.5 % at least"
+        "; and whatever of either is cached",
+    )
+    query_prompt: str | None = Field(
+        None,
+        description="put before a question ('query: ' for E5); left out: the one of the model's configuration",
+    )
+    passage_prompt: str | None = Field(
+        None,
+        description="put before a chunk ('passage: ' for E5); left out: the one of the model's configuration",
     )
 
 
@@ -102,7 +111,10 @@ class IndexSpec(Spec):
     tenant_field: str | None = Field(
         None, description="the metadata field (a JSONL/CSV/Parquet column) that names a chunk's tenant"
     )
-    max_quarantined: Fraction = Field(0.05, description="fail when more than this share of the documents can't be read")
+    max_quarantined: Fraction = Field(
+        0.05,
+        description="fail when more than this share of the documents can't be read; 1 takes a table that breaks off",
+    )
     runtime: RuntimeSpec = RuntimeSpec()
     queue: QueueSpec = QueueSpec()
 

@@ -46,7 +46,6 @@ class ReplicaSpec(Spec):
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(1, ge=1)
     target_ongoing_requests: float = Field(8, gt=0, description="of one replica, running and waiting")
-    max_ongoing_requests: int = Field(64, ge=1, description="that one replica runs at once; further ones wait")
     max_queue_age_s: float = Field(
         5.0, gt=0, description="requests that wait longer without a break ask for one replica more, whatever the load"
     )
@@ -63,12 +62,23 @@ class ReplicaSpec(Spec):
         return self
 
 
+class BackendReplicaSpec(ReplicaSpec):
+    """Of what the ingress asks, which waits in turn; the ingress's own limit is `limits.max_ongoing_requests`."""
+
+    max_ongoing_requests: int | None = Field(
+        None,
+        ge=1,
+        description="that one replica has at once; further ones wait for any replica, and their wait counts as queue "
+        "age; default: what the part works on together and as many again (rag_sequence 2, transformers 32, else 64)",
+    )
+
+
 class AutoscalingSpec(Spec):
     """Each part of the endpoint scales apart; the retriever and the language model to zero where `min_replicas` is."""
 
     ingress: ReplicaSpec = ReplicaSpec(target_ongoing_requests=32, max_surge_percent=100)
-    retriever: ReplicaSpec = ReplicaSpec(target_ongoing_requests=16, max_surge_percent=100)
-    llm: ReplicaSpec = ReplicaSpec()
+    retriever: BackendReplicaSpec = BackendReplicaSpec(target_ongoing_requests=16, max_surge_percent=100)
+    llm: BackendReplicaSpec = BackendReplicaSpec()
 
     @model_validator(mode="after")
     def _somebody_answers(self) -> AutoscalingSpec:
@@ -140,6 +150,12 @@ class UpstreamSpec(Spec):
     model: str = Field(min_length=1, description="the model's name there")
     api_key_env: str | None = Field(None, description="the variable that holds the key where replicas run")
     max_model_len: int = Field(4096, ge=64, description="tokens of prompt and answer together")
+    timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="that it may send nothing: before the first piece, retries included, and between pieces; a plain "
+        "answer is one piece",
+    )
     max_retries: int = Field(2, ge=0, le=10, description="of what fails before the first piece")
     breaker_failures: int = Field(5, ge=1, description="after so many in a row it isn't asked for a while")
     breaker_pause_s: float = Field(30.0, gt=0)
@@ -226,6 +242,15 @@ class RagSpec(Spec):
         if self.default_model not in {None, BASE_MODEL, *adapters}:
             known = ", ".join([BASE_MODEL, *adapters])
             raise ValueError(f"default_model: {self.default_model!r} is none of {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _an_upstream_that_hangs_is_noticed(self) -> RagSpec:
+        if isinstance(self.engine, UpstreamSpec) and self.engine.timeout_s >= self.limits.timeout_s:
+            raise ValueError(
+                f"engine.timeout_s: {self.engine.timeout_s:g} must be below limits.timeout_s, which is "
+                f"{self.limits.timeout_s:g}: a request that ends first says nothing of the upstream"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
+from tandem.data import tables
 from tandem.data.documents import SUFFIXES, Document, Reading, list_files, read_file, scan_file
 from tandem.data.quarantine import Fault
 from tandem.data.sources import DataFile
@@ -145,6 +148,106 @@ def test_a_broken_document_is_a_fault_with_its_reason(tmp_path: Path, name: str,
     reading = read(tmp_path / name)
     assert reading.documents == ()
     assert reason in reading.faults[0].reason
+
+
+ROWS = [f"{n},text {n}\n" for n in range(1, 3001)]
+
+
+def csv_of(*rows: str) -> bytes:
+    return "".join(["id,text\n", *rows]).encode()
+
+
+def parquet_of(texts: list[bytes]) -> bytes:
+    """A row group of 1,024 rows each; texts that aren't UTF-8 are written as they are."""
+    binary = pyarrow.array(texts, pyarrow.binary())
+    strings = pyarrow.Array.from_buffers(pyarrow.string(), len(texts), binary.buffers())
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": strings}), sink, row_group_size=1024)
+    return sink.getvalue()
+
+
+TEXTS = [row.encode() for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "documents", "line", "reason"),
+    [
+        ("a.csv", csv_of(*ROWS[:4], '5,"open\n', *ROWS[5:]), 4, 6, "not CSV"),
+        ("a.csv", csv_of('1,"open\n', *ROWS[1:]), 0, 2, "not CSV"),
+        ("a.csv", csv_of('1,"a\nb"\n', '2,"c" d\n', *ROWS[2:]), 1, 4, "not CSV"),
+        # All that stands before the byte is there, although it was read in one go with it.
+        ("a.csv", csv_of(*ROWS[:6]) + b"7,caf\xe9\n" + csv_of(*ROWS), 6, 8, "not UTF-8 (byte 5 of line 8)"),
+        ("a.csv", b"id,\xff\n", 0, 1, "not UTF-8"),
+        ("a.parquet", parquet_of([*TEXTS[:1500], b"\xff", *TEXTS[1501:]]), 1024, 1025, "not a Parquet file"),
+        ("a.parquet", parquet_of(TEXTS)[:-9], 0, None, "not a Parquet file"),
+        ("a.parquet", b"", 0, None, "not a Parquet file"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": "tw', 1, 2, "not JSON"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": "caf\xc3', 1, 2, "not UTF-8"),
+        ("a.csv", b"id,text,more\n1,one,x\n2,tw", 1, 3, "too few columns"),
+    ],
+)
+def test_a_table_that_breaks_off_ends_with_a_fault_that_is_open_ended(
+    tmp_path: Path, name: str, content: bytes, documents: int, line: int | None, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    reading = read(tmp_path / name)
+    assert len(reading.documents) == documents
+    (fault,) = reading.faults
+    assert (fault.file, fault.line, fault.open_ended) == (str(tmp_path / name), line, True)
+    assert reason in fault.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "faults"),
+    [
+        ("a.csv", b"id,text\n1\n2,b,c\n3,\n4,d,e", 4),
+        ("a.csv", b"id,text\r1\r2,b\r3\r", 2),
+        ("a.jsonl", b'{"text": "x", "n": ' + b"1" * 5000 + b"}", 1),
+        ("a.jsonl", b'{"text": "on\n[]\n{}\n{"text": "caf\xe9"}\n{"text": "x"}', 4),
+        # Its last row is whole, and no document.
+        ("a.jsonl", b'{"text": "x"}\n{"text": 1}', 1),
+        ("a.txt", b"caf\xe9", 1),
+        ("a.csv", b"id,text\n", 1),
+    ],
+)
+def test_a_broken_row_or_document_is_one_and_not_open_ended(
+    tmp_path: Path, name: str, content: bytes, faults: int
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert [fault.open_ended for fault in read(tmp_path / name).faults] == [False] * faults
+
+
+@pytest.fixture
+def usual_cells() -> Iterator[None]:
+    """The limit of a fresh process."""
+    before = csv.field_size_limit(131_072)
+    yield
+    csv.field_size_limit(before)
+
+
+def test_a_long_cell_is_a_document_like_others(tmp_path: Path, usual_cells: None) -> None:
+    rows = [f'{n},"text {n}, {"word " * 600_000 if n == 4 else ""}"\n' for n in range(1, 1001)]
+    paths = [tmp_path / f"{name}.csv" for name in "abcd"]
+    for path in paths:
+        path.write_text("".join(["id,text\n", *rows]))
+    with ThreadPoolExecutor(4) as threads:
+        for reading in threads.map(read, paths):
+            assert (len(reading.documents), reading.faults) == (1000, ())
+            assert len(reading.documents[3].text) > 3_000_000
+
+
+def test_a_cell_without_end_is_not_read_into_memory(
+    tmp_path: Path, usual_cells: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_CELL_CHARACTERS", 200_000)
+    (tmp_path / "a.csv").write_text("".join(["id,text\n", '1,"open\n', *ROWS * 20]))
+    (fault,) = read(tmp_path / "a.csv").faults
+    assert (fault.line, fault.open_ended) == (2, True)
+    assert "larger than field limit (200000)" in fault.reason
+    # What somebody else in this process needs stays.
+    csv.field_size_limit(10**9)
+    read(tmp_path / "a.csv")
+    assert csv.field_size_limit() == 10**9
 
 
 def test_files_are_chosen_by_globs_and_type(tmp_path: Path) -> None:

@@ -121,6 +121,34 @@ def test_a_csv_row_with_too_few_or_many_cells_is_set_aside(tmp_path: Path) -> No
     assert [json.loads(line)["line"] for line in (tmp_path / "q").read_text().splitlines()] == [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b'question,answers\nq1,a\nq2,"b\nq3,c\n', r"a\.csv:3: not CSV.*check its quotes"),
+        (
+            "a.csv",
+            b"question,answers\nq1,a\nq2,caf\xe9\n",
+            r"a\.csv:3: not UTF-8 \(byte 6 of line 3\).*save it as UTF-8",
+        ),
+        ("a.parquet", b"PAR1", r"a\.parquet: not a Parquet file"),
+    ],
+)
+def test_a_table_that_breaks_off_is_an_error_whatever_the_limit(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_qa(tmp_path / name, quarantine=tmp_path / "q", max_quarantined=1)
+    with pytest.raises(DataError, match=message):
+        list(scan_training(DataFile.local(tmp_path / name)))
+
+
+def test_a_last_row_that_is_cut_off_is_set_aside_like_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "q", "answers": "a"}\n{"question": "q2", "ans')
+    assert len(read_qa(tmp_path / "a.jsonl", quarantine=tmp_path / "q", max_quarantined=0.5)) == 1
+    assert list(json.loads((tmp_path / "q").read_text())) == ["file", "line", "reason", "row"]
+
+
 def test_training_rows_of_every_form(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     path = write(

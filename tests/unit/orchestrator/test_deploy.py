@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ray.serve.schema import DeploymentSchema
 from stand_ins.world import make_cluster
 
 from tandem.artifacts.manifest import write_manifest
@@ -51,8 +52,8 @@ class Serve:
             return {}
         uris = {adapter["name"]: adapter["uri"] for adapter in config["args"].get("adapters", [])}
         built = {"adapters": uris, "max_rank": self.max_rank, "required": True}
-        given = {each["name"]: each["user_config"] for each in config.get("deployments", [])}
-        return {"LLM": {"deployment_config": {"user_config": given.get("LLM", built)}}}
+        given = {each["name"]: each.get("user_config") for each in config.get("deployments", [])}
+        return {"LLM": {"deployment_config": {"user_config": given.get("LLM") or built}}}
 
 
 @pytest.fixture
@@ -86,6 +87,11 @@ def rag(route: str = "/", **changes: Any) -> dict[str, Any]:
     return {**app("a", route), "args": args}
 
 
+def options(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of the deployments that an application's config overrides, by name."""
+    return {each["name"]: each for each in config["deployments"]}
+
+
 def test_what_an_application_can_take_over_while_it_runs_costs_no_replica(deployer: Deployer, serve: Serve) -> None:
     deployer.deploy({"applications": [rag()]})
     first = serve.apps["a"]
@@ -93,11 +99,25 @@ def test_what_an_application_can_take_over_while_it_runs_costs_no_replica(deploy
         deployer.deploy({"applications": [rag(retriever={"collection": "docs", "top_k": top_k})]})
         changed = serve.apps["a"]
         assert changed["args"] == first["args"]
-        ((name, user_config),) = [(each["name"], each["user_config"]) for each in changed["deployments"]]
-        assert (name, user_config["retriever"]["top_k"]) == ("Ingress", top_k)
+        told = options(changed)
+        assert told["Ingress"]["user_config"]["retriever"]["top_k"] == top_k
+        assert all("user_config" not in told[part] for part in ("Retriever", "LLM"))
     # Back to what the args say, which Serve must be told too.
     deployer.deploy({"applications": [rag()]})
-    assert serve.apps["a"]["deployments"][0]["user_config"]["retriever"]["top_k"] == 3
+    assert options(serve.apps["a"])["Ingress"]["user_config"]["retriever"]["top_k"] == 3
+
+
+def test_limits_that_change_while_it_runs_are_serves_too(deployer: Deployer, serve: Serve) -> None:
+    deployer.deploy({"applications": [rag()]})
+    deployer.deploy({"applications": [rag(limits={"max_ongoing_requests": 400, "timeout_s": 600})]})
+    told = options(serve.apps["a"])
+    assert {name: each["graceful_shutdown_timeout_s"] for name, each in told.items()} == {
+        "Ingress": 600, "Retriever": 600, "LLM": 600
+    }  # fmt: skip
+    assert told["Ingress"]["max_ongoing_requests"] > 400
+    # Serve's own words for them.
+    for each in serve.apps["a"]["deployments"]:
+        DeploymentSchema.model_validate(each)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +156,12 @@ def test_adapters_come_and_go_without_new_replicas(deployer: Deployer, serve: Se
         deployer.deploy({"applications": [rag(adapters=adapters, default_model=default)]})
         changed = serve.apps["a"]
         assert changed["args"] == first["args"]
-        told = {each["name"]: each["user_config"] for each in changed["deployments"]}
-        assert (told["Ingress"]["adapters"], told["Ingress"]["default_model"]) == (adapters, default)
+        told = options(changed)
+        ingress = told["Ingress"]["user_config"]
+        assert (ingress["adapters"], ingress["default_model"]) == (adapters, default)
         uris = {each["name"]: each["uri"] for each in adapters}
         # A replica that starts later goes on without one that doesn't load, as the others do.
-        assert told["LLM"] == {"adapters": uris, "max_rank": 16, "required": False}
+        assert told["LLM"]["user_config"] == {"adapters": uris, "max_rank": 16, "required": False}
 
 
 @pytest.mark.parametrize("max_rank", [None, 0, 8])

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +37,41 @@ class TestEdgeStore(StoreContract):
         again.close()
 
     def test_a_second_owner_is_refused(self, store: EdgeStore, tmp_path: Path) -> None:
-        store.create_collection(COLLECTION, dimension=4, sparse=True)
         with pytest.raises(StoreError, match="one process owns an index at a time"):
             EdgeStore(tmp_path / "index")
+        store.create_collection(COLLECTION, dimension=4, sparse=True)
+        with ThreadPoolExecutor(1) as thread:
+            second = thread.submit(EdgeStore, tmp_path / "index", 60)
+            store.close()
+            assert second.result().collections() == [COLLECTION]
+            second.result().close()
+
+    def test_a_collection_that_cannot_be_opened_is_the_only_one(self, store: EdgeStore, tmp_path: Path) -> None:
+        for name in (COLLECTION, "other"):
+            store.create_collection(name, dimension=4, sparse=True)
+            store.upsert(name, [point("cat")])
+        store.set_alias("current", COLLECTION)
+        store.close()
+        shard = tmp_path / "index" / COLLECTION / "shard"
+        shard.rename(shard.with_name("elsewhere"))
+        again = EdgeStore(tmp_path / "index")
+        assert again.count("other", tenant=None, filter=None) == 1
+        for name in (COLLECTION, "current"):
+            with pytest.raises(StoreError, match="can't be opened"):
+                again.count(name, tenant=None, filter=None)
+        # Mended, it is found at once.
+        shard.with_name("elsewhere").rename(shard)
+        assert again.count("current", tenant=None, filter=None) == 1
+        again.close()
+
+    def test_a_collection_that_cannot_be_opened_can_be_dropped(self, store: EdgeStore, tmp_path: Path) -> None:
+        store.create_collection(COLLECTION, dimension=4, sparse=True)
+        store.close()
+        shutil.rmtree(tmp_path / "index" / COLLECTION / "shard")
+        again = EdgeStore(tmp_path / "index")
+        again.drop_collection(COLLECTION)
+        assert again.collections() == []
+        again.close()
 
     def test_a_creation_cut_short_leaves_no_collection(self, store: EdgeStore, tmp_path: Path) -> None:
         (tmp_path / "index" / COLLECTION / "shard").mkdir(parents=True)

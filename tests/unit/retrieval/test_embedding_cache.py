@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pyarrow import parquet
 
 from tandem.retrieval import embedding_cache
-from tandem.retrieval.embedding_cache import EmbeddingCache
+from tandem.retrieval.embedding import Dtype
+from tandem.retrieval.embedding_cache import EmbeddingCache, open_caches
 
 TEXTS = [f"text {number}" for number in range(40)]
 
@@ -16,8 +18,8 @@ def vectors(texts: list[str]) -> np.ndarray:
     return np.array([[len(text), hash(text) % 97, 0.1] for text in texts], dtype=np.float32)
 
 
-def open_cache(root: Path, embedder: str = "a" * 64) -> EmbeddingCache:
-    return EmbeddingCache(root, embedder)
+def open_cache(root: Path, embedder: str = "a" * 64, dtype: Dtype = "float32", **more: Any) -> EmbeddingCache:
+    return EmbeddingCache(root, embedder, dtype, **more)
 
 
 def assert_has(cache: EmbeddingCache, texts: list[str]) -> None:
@@ -34,9 +36,28 @@ def test_what_was_put_is_there_bit_for_bit_for_the_next_one(tmp_path: Path) -> N
     assert_has(open_cache(tmp_path), TEXTS[:9])
 
 
-def test_another_embedder_has_its_own(tmp_path: Path) -> None:
+def test_what_would_be_embedded_otherwise_is_cached_apart(tmp_path: Path) -> None:
     open_cache(tmp_path).put(TEXTS, vectors(TEXTS))
     assert open_cache(tmp_path, "b" * 64).get(TEXTS) == {}
+    assert open_cache(tmp_path, dtype="bfloat16").get(TEXTS) == {}
+    assert open_cache(tmp_path, unit=False).get(TEXTS) == {}
+    assert open_cache(tmp_path, prompt="text").get(TEXTS) == {}
+    prompted = open_cache(tmp_path, prompt="te")
+    prompted.put(TEXTS[:3], vectors(TEXTS[:3]))
+    assert_has(open_cache(tmp_path, prompt="te"), TEXTS[:3])
+    # Together they are the same text, but where the prompt ends matters where it isn't pooled.
+    assert open_cache(tmp_path, prompt="tete").get([text.removeprefix("te") for text in TEXTS]) == {}
+    assert_has(open_cache(tmp_path), TEXTS)
+
+
+def test_what_may_be_of_either_type_is_looked_for_in_both_and_in_float32_first(tmp_path: Path) -> None:
+    assert list(open_caches(tmp_path, "a" * 64, "auto")) == ["float32", "bfloat16"]
+    assert list(open_caches(tmp_path, "a" * 64, "bfloat16")) == ["bfloat16"]
+    assert not list(tmp_path.iterdir())  # nothing is made where nothing is put
+    open_caches(tmp_path, "a" * 64, "bfloat16", unit=False, prompt="p")["bfloat16"].put(TEXTS, vectors(TEXTS))
+    found = open_caches(tmp_path, "a" * 64, "auto", unit=False, prompt="p")
+    assert_has(found["bfloat16"], TEXTS)
+    assert found["float32"].get(TEXTS) == {}
 
 
 def test_few_row_groups_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from tandem.retrieval import embedding
 from tandem.retrieval.chunk_ids import pack, unpack
 from tandem.retrieval.chunking import Chunk
 from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
+from tandem.retrieval.embedding_cache import EmbeddingCache
 from tandem.retrieval.indexing import Embed, gather_files, identity_settings, plan_changes
+from tandem.retrieval.prompts import Prompts
 from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec, VectorIndexSpec
 
 
@@ -45,13 +47,17 @@ def test_whatever_changes_what_is_stored_changes_the_identity() -> None:
     assert identity_settings(spec, "e") == identity_settings(same, "e")
     others = [spec.model_copy(update={"sparse": False}), spec.model_copy(update={"chunk": ChunkSpec(tokens=64)})]
     others.append(spec.model_copy(update={"vectors": VectorIndexSpec(distance="dot")}))
+    chosen: list[dict[str, Any]] = [{"dtype": "float32"}, {"dtype": "bfloat16"}]
+    chosen += [{"query_prompt": "a"}, {"passage_prompt": "a"}, {"passage_prompt": ""}, {"passage_prompt": "b"}]
+    others += [spec.model_copy(update={"embedder": EmbedderSpec(**fields)}) for fields in chosen]
     different = {
         identity_settings(spec, "e"),
         identity_settings(spec, "f"),
         *(identity_settings(o, "e") for o in others),
     }
-    assert len(different) == 5
-    assert "dot" not in identity_settings(spec, "e")  # as before there was a choice: chunks keep their ids
+    assert len(different) == 11
+    # As before there was a choice: chunks keep their ids.
+    assert not any(named in identity_settings(spec, "e") for named in ("dot", "dtype", "prompt"))
     assert json.dumps(sorted(different))
 
 
@@ -94,6 +100,49 @@ def test_the_first_batch_tells_whether_bf16_keeps_the_neighbours(
     again = stage(batch(texts))
     assert not Embed(embedder, fingerprint(embedder), EmbedderSpec(), 1, tmp_path)(batch(texts))["embedded"].any()
     assert again["vector"].shape == (24, made["vector"].shape[1])
+
+
+def put(storage: Path, model: Path, dtype: Dtype, texts: list[str], value: float) -> None:
+    """Cache a vector for each text that no embedder would give, so that it is known again."""
+    embedded = [Chunk(**json.loads(data)).embedding_text for data in batch(texts)["data"]]
+    vectors = np.full((len(texts), 32), value, dtype=np.float32)
+    EmbeddingCache(storage, fingerprint(model), dtype).put(embedded, vectors)
+
+
+def test_vectors_of_another_type_do_unless_one_is_asked_for(tmp_path: Path) -> None:
+    model, texts = write_embedder(tmp_path / "embedder"), ["the quick brown fox", "a lazy dog", "the default value"]
+    put(tmp_path, model, "bfloat16", texts[:2], 2.0)
+    put(tmp_path, model, "float32", texts[1:2], 4.0)
+
+    def run(dtype: Literal["auto", "float32", "bfloat16"], texts: list[str]) -> tuple[list[float], list[bool], Embed]:
+        stage = Embed(model, fingerprint(model), EmbedderSpec(dtype=dtype), 1, tmp_path)
+        made = stage(batch(texts))
+        return made["vector"][:, 0].tolist(), made["embedded"].tolist(), stage
+
+    vectors, embedded, stage = run("auto", texts[:2])
+    assert (vectors, embedded) == ([2.0, 4.0], [False, False])
+    assert stage._model is None  # all was there: nothing tells what would be chosen today
+    vectors, embedded, stage = run("float32", texts)
+    assert embedded == [True, False, True]
+    assert vectors[1] == 4.0
+    assert abs(vectors[0]) < 1
+    vectors, embedded, _ = run("bfloat16", texts)
+    assert embedded == [False, False, True]
+    assert vectors[:2] == [2.0, 2.0]
+    # What was computed since is there for either.
+    assert run("auto", texts)[1] == run("float32", texts)[1] == run("bfloat16", texts)[1] == [False] * 3
+
+
+def test_chunks_are_embedded_and_cached_with_the_prompt_that_is_asked_for(tmp_path: Path) -> None:
+    model, texts = write_embedder(tmp_path / "embedder"), ["the quick brown fox", "a lazy dog"]
+    embedded = [Chunk(**json.loads(data)).embedding_text for data in batch(texts)["data"]]
+    for again in (False, True):
+        for prompt in (None, "the document: ", "the question: "):
+            stage = Embed(model, fingerprint(model), EmbedderSpec(passage_prompt=prompt), 1, tmp_path)
+            made = stage(batch(texts))
+            assert made["embedded"].tolist() == [not again] * 2
+            expected = Embedder(model, 32, prompts=Prompts(passage=prompt or "")).encode(embedded)
+            assert np.allclose(made["vector"], expected, atol=1e-5)
 
 
 def test_two_calls_at_once_open_one_model_and_get_their_own_vectors(

@@ -48,6 +48,16 @@ def test_a_search_that_compares_with_everything_finds_everything(store: EdgeStor
     assert found.advice.startswith(f"nothing to set: ef {HNSW_EF}, the default, suffices")
 
 
+def test_a_threshold_is_what_chance_seldom_reaches(store: EdgeStore) -> None:
+    fill(store, 300)
+    found = check_recall(store, "c", k=5, questions=300, target=1.0, progress=quiet)
+    # Cosines of random directions have a variance of one by the dimension; 2.33 is the normal's 99th percentile.
+    assert found.chance == pytest.approx(2.33 / DIMENSION**0.5, rel=0.1)
+    assert f"min_similarity: {found.chance:.2f}" in found.threshold_advice
+    alone = check_recall(store, "c", k=5, questions=1, target=1.0, progress=quiet)
+    assert alone.chance == 1
+
+
 def test_copies_of_a_text_are_as_good_as_each_other(store: EdgeStore) -> None:
     fill(store, 400, copies=20)
     assert check_recall(store, "c", k=5, questions=20, target=1.0, progress=quiet).good
@@ -74,12 +84,12 @@ def test_what_is_missed_is_measured_and_the_smallest_ef_that_suffices_is_named(t
 
 def test_who_asks_for_many_searches_widely_by_default() -> None:
     measured = tuple(Measured(ef, 0.99 if ef >= 128 else 0.5, 1.0) for ef in EFS)
-    assert RecallCheck(999, 9, 100, 0.98, measured).good
-    assert not RecallCheck(999, 9, 10, 0.98, measured).good
+    assert RecallCheck(999, 9, 100, 0.98, measured, 0.3).good
+    assert not RecallCheck(999, 9, 10, 0.98, measured, 0.3).good
 
 
 def test_a_graph_that_is_too_thin_is_to_be_built_anew() -> None:
-    thin = RecallCheck(9, 9, 1, 0.99, tuple(Measured(ef, 0.9, 1.0) for ef in EFS))
+    thin = RecallCheck(9, 9, 1, 0.99, tuple(Measured(ef, 0.9, 1.0) for ef in EFS), 0.3)
     assert "double `vectors.m`" in thin.advice
 
 

@@ -13,9 +13,13 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, question: bool = False) -> np.ndarray:
         self.asked += texts
-        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32).reshape(len(texts), 2)
+        kind = 2.0 if question else 1.0
+        return np.array([[len(text), kind] for text in texts], dtype=np.float32).reshape(len(texts), 2)
+
+    def count_tokens(self, texts: Sequence[str], *, question: bool = False) -> int:
+        return len(texts) + (2 if question else 1)
 
 
 def test_questions_that_come_again_are_not_embedded_again() -> None:
@@ -32,3 +36,14 @@ def test_questions_that_come_again_are_not_embedded_again() -> None:
     assert remembering.encode(many).shape == (9, 2)
     assert remembering.encode([]).shape == (0, 2)
     assert (remembering.hits, remembering.misses) == (2, 5 + len(many))
+
+
+def test_a_text_as_a_question_and_as_a_passage_has_two_vectors() -> None:
+    embedder = Counting()
+    remembering = Remembering(embedder, 3)
+    for _ in range(2):
+        assert remembering.encode(["a"], question=True).tolist() == [[1, 2]]
+        assert remembering.encode(["a"]).tolist() == [[1, 1]]
+    assert embedder.asked == ["a", "a"]
+    assert remembering.count_tokens(["a"], question=True) == 3
+    assert remembering.count_tokens(["a"]) == 2

@@ -16,6 +16,7 @@ from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval import embedding
 from tandem.retrieval.chunk_ids import pack, union
 from tandem.retrieval.embedded import EdgeStore
+from tandem.retrieval.prompts import Prompts
 from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder
 from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
 from tandem.retrieval.store import Point
@@ -25,7 +26,11 @@ from tandem.specs.search import RerankSpec, SearchSpec
 class Embedder:
     """Knows the vectors of five animals."""
 
-    def encode(self, texts: list[str]) -> list[list[float]]:
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+
+    def encode(self, texts: list[str], *, question: bool) -> list[list[float]]:
+        self.asked.append(question)
         return [next(vector for name, (_, vector, _) in TEXTS.items() if name in text) for text in texts]
 
 
@@ -51,6 +56,17 @@ def test_each_question_gets_its_passages_in_order(retriever: Retriever, mode: An
     assert (best.id, best.source, best.text, best.tenant) == (ident("owl"), "owl.md", TEXTS["owl"][0], "blue")
     assert all(len(passages) <= 2 for passages in found)
     assert retriever.search([], SearchSpec(top_k=2)) == []
+
+
+def test_what_is_searched_for_is_embedded_as_a_question_and_other_texts_as_they_are_asked_for(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = retriever._embedder
+    monkeypatch.setattr(embedder, "count_tokens", lambda texts, *, question: 7 if question else 5, raising=False)
+    retriever.search(["the owl"], SearchSpec())
+    assert embedder.asked == [True]
+    assert [retriever.embed(["the owl"], question=question)[1] for question in (True, False)] == [7, 5]
+    assert embedder.asked == [True, True, False]
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse"])
@@ -119,7 +135,8 @@ def test_a_name_that_has_moved_on_is_noticed(retriever: Retriever) -> None:
 
 
 def snapshot(collection: str, **changes: Any) -> IndexSnapshot:
-    values = dict.fromkeys(IndexSnapshot.__dataclass_fields__, 1) | {"collection": collection, "id": "x", **changes}
+    values = dict.fromkeys(IndexSnapshot.__dataclass_fields__, 1) | {"query_prompt": "", "passage_prompt": ""}
+    values |= {"collection": collection, "id": "x", **changes}
     return IndexSnapshot(**values)
 
 
@@ -146,16 +163,17 @@ def test_questions_encoded_for_inner_products_need_a_collection_compared_by_them
         _check_comparable(Questions, snapshot("docs", dimension=5, distance="dot"))
 
 
-def test_an_artifact_of_before_there_was_a_choice_is_compared_by_cosine(tmp_path: Path) -> None:
+def test_an_artifact_of_before_there_was_a_choice_is_compared_by_cosine_and_without_prompts(tmp_path: Path) -> None:
     folder = tmp_path / "artifacts" / "docs" / "1"
     folder.mkdir(parents=True)
     write_snapshot(folder, snapshot("docs"), name="docs", id="1", figures={})
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["meta"]["snapshot"]["distance"]
+    for name in ("distance", "dtype", "query_prompt", "passage_prompt"):
+        del manifest["meta"]["snapshot"][name]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     found = find_snapshot(tmp_path, "docs")
     assert found is not None
-    assert found.distance == "cosine"
+    assert (found.distance, found.dtype, found.query_prompt, found.passage_prompt) == ("cosine", "auto", "", "")
 
 
 def test_an_unknown_collection_names_those_that_exist(retriever: Retriever) -> None:
@@ -220,8 +238,8 @@ def test_questions_are_embedded_in_bf16_where_they_find_the_same(
     store.create_collection("docs-1", dimension=4, sparse=False)
     texts = [f"the quick brown fox {number}" for number in range(points)]
     store.upsert("docs-1", [Point(ident(text), [1.0, 0, 0, 0], None, {"text": text}) for text in texts])
-    embedder = _question_embedder(
-        model, snapshot("docs", points="docs-1", batch_size=32, distance="cosine"), store, quick=quick
-    )
+    made = {"points": "docs-1", "batch_size": 32, "distance": "cosine", "query_prompt": "q: ", "passage_prompt": "p: "}
+    embedder = _question_embedder(model, snapshot("docs", **made), store, quick=quick)
     store.close()
     assert embedder.dtype == embedded_in
+    assert embedder.prompts == Prompts("q: ", "p: ")  # as the collection's, whatever the model's own are

@@ -53,7 +53,8 @@ def words(prompt) -> int:
 
 @pytest.fixture
 def make_endpoint(keys_file: Path) -> Callable[..., Endpoint]:
-    def make(**changes) -> Endpoint:
+    # A word is a token.
+    def make(count=words, **changes) -> Endpoint:
         spec = RagSpec.model_validate(
             {
                 "kind": "rag",
@@ -71,14 +72,7 @@ def make_endpoint(keys_file: Path) -> Callable[..., Endpoint]:
             FakePassage("p3", "c.md", "A third passage.", 0.1, "acme"),
         ]
         search, llm, embedder = FakeSearch(passages), FakeLlm(), FakeEmbedder()
-        # A word is a token.
-        service = ChatService(
-            spec,
-            search=search,
-            embed=embedder,
-            generate=llm,
-            count=words,
-        )
+        service = ChatService(spec, search=search, embed=embedder, generate=llm, count=count)
         seen: list[Observation] = []
         missing: dict[str, str] = {}
         in_flight: list[int] = []

@@ -60,9 +60,10 @@ class FakeSearch:
 
 @dataclass
 class FakeLlm:
-    """Answers in the given words, or as it `says` to prompts with a part in them.
+    """Answers in the given words, or as it `says` to prompts with a part in them, by adapters at these URIs.
 
-    `open` counts generations that were neither finished nor closed.
+    `open` counts generations that were neither finished nor closed; before the end it says its tokens only if a word
+    has some.
     """
 
     words: tuple[str, ...] = ("Forty", "-two", ".")
@@ -72,6 +73,8 @@ class FakeLlm:
     hangs_after: int | None = None
     open: int = 0
     says: dict[str, str] = field(default_factory=dict)
+    tokens_of_a_word: int = 0
+    adapters: dict[str, str] = field(default_factory=lambda: {"tuned": "artifact:tuned", "other": "artifact:other"})
 
     async def __call__(self, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Piece, None]:
         self.requests.append(request)
@@ -84,8 +87,9 @@ class FakeLlm:
                     raise self.error
                 if number == self.hangs_after:
                     await asyncio.Event().wait()
-                yield Piece(word)
-            yield Piece("", "stop", 20, len(words))
+                yield Piece(word, completion_tokens=self.tokens_of_a_word * (number + 1))
+            adapter = self.adapters[request.adapter] if request.adapter else None
+            yield Piece("", "stop", 20, len(words), adapter=adapter)
         finally:
             self.open -= 1
 
@@ -95,7 +99,9 @@ class FakeEmbedder:
     """Two numbers for each text."""
 
     calls: list[list[str]] = field(default_factory=list)
+    questions: list[bool] = field(default_factory=list)
 
-    async def __call__(self, texts: list[str]) -> tuple[np.ndarray, int]:
+    async def __call__(self, texts: list[str], *, question: bool) -> tuple[np.ndarray, int]:
         self.calls.append(texts)
+        self.questions.append(question)
         return np.array([[len(text), 0.5] for text in texts], dtype=np.float32), sum(len(t.split()) for t in texts)

@@ -43,8 +43,9 @@ class Engine:
         await self.adapters.become(ServedAdapters(adapters=uris, required=required))
 
     async def ask(self, name: str | None) -> str | None:
-        async with self.adapters.using(name) as key:
-            return None if key is None else self.has[key]
+        async with self.adapters.using(name) as used:
+            assert used.uri == (None if used.key is None else self.has[used.key])
+            return used.uri
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -74,12 +75,12 @@ async def test_one_that_stays_is_not_loaded_again(engine: Engine) -> None:
 
 async def test_a_request_ends_with_the_version_it_began_with(engine: Engine) -> None:
     await engine.become(one="a")
-    async with engine.adapters.using("one") as key, engine.adapters.using("one"):
+    async with engine.adapters.using("one") as used, engine.adapters.using("one"):
         await engine.become(one="b")
         assert await engine.ask("one") == "b"
         await engine.become()
         await engine.until(lambda: sorted(engine.has.values()) == ["a"])
-        assert engine.has[key or ""] == "a"
+        assert engine.has[used.key or ""] == used.uri == "a"
     await engine.until(lambda: engine.has == {})
 
 

@@ -75,3 +75,13 @@ async def test_a_broken_answer_is_not_remembered(make_endpoint):
     await post(endpoint, stream=True)
     endpoint.llm.error = None
     assert (await post(endpoint)).json()["choices"][0]["message"]["content"] == "Forty-two."
+
+
+async def test_what_a_replica_still_answers_by_an_old_adapter_is_not_kept(make_endpoint):
+    endpoint = make_endpoint(cache={"answers": 10}, adapters=[{"name": "tuned", "uri": "artifact:tuned@2"}])
+    endpoint.llm.adapters["tuned"] = "artifact:tuned@1"
+    await post(endpoint)
+    endpoint.llm.adapters["tuned"], endpoint.llm.words = "artifact:tuned@2", ("New.",)
+    for asked in (2, 2):
+        assert (await post(endpoint)).json()["choices"][0]["message"]["content"] == "New."
+        assert len(endpoint.llm.requests) == asked

@@ -124,6 +124,13 @@ async def test_embeddings_as_numbers_and_as_bytes(endpoint, model):
         assert np.frombuffer(base64.b64decode(same["embedding"]), dtype="<f4").tolist() == entry["embedding"]
 
 
+async def test_embeddings_are_passages_unless_questions_are_asked_for(endpoint):
+    asked = {"model": "embedder", "input": "x"}
+    for more in ({}, {"input_type": "query"}, {"input_type": "passage"}, {"input_type": None}):
+        assert (await post(endpoint, "embeddings", {**asked, **more})).status_code == 200
+    assert endpoint.embedder.questions == [False, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -131,6 +138,7 @@ async def test_embeddings_as_numbers_and_as_bytes(endpoint, model):
         ({"input": ""}, 400),
         ({"input": [[1]]}, 400),
         ({"dimensions": 3}, 400),
+        ({"input_type": "document"}, 400),
         ({"model": "base"}, 404),
     ],
 )

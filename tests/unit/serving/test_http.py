@@ -7,9 +7,11 @@ import json
 import logging
 
 import pytest
+from tiny_models import write_tokenizer
 from unit.serving.fakes import FakePassage
 
 from tandem.errors import DataError, InputError, NotFoundError, StoreError
+from tandem.models.engines.prompting import load_tokenizer, token_ids
 
 pytestmark = pytest.mark.anyio
 ASK = {"model": "app", "messages": [{"role": "user", "content": "What is the answer?"}]}
@@ -329,6 +331,25 @@ async def test_failures_have_a_status_even_when_streaming(endpoint, error, statu
     assert response.status_code == status
     assert "secret" not in response.text
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_messages_that_the_models_chat_template_refuses(make_endpoint, tmp_path, stream):
+    """Counted by a tokenizer as Gemma's or Mistral's, whose templates raise."""
+    write_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    endpoint = make_endpoint(count=lambda prompt: len(token_ids(tokenizer, prompt)), prompt={"system": ""})
+    asked = {"role": "user", "content": "Why?"}
+    assert (await post(endpoint, messages=[asked], stream=stream)).status_code == 200
+    for messages in ([{"role": "system", "content": "Be brief."}, asked], [asked, asked]):
+        response = await post(endpoint, messages=messages, stream=stream)
+        error = response.json()["error"]
+        assert (response.status_code, error["type"]) == (400, "invalid_request_error")
+        assert error["message"] == "this model's chat template refuses the messages: roles must alternate"
 
 
 async def test_an_engine_that_fails_before_the_first_piece_has_a_status(endpoint):

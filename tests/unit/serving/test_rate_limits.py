@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from unit.serving.conftest import words
 
 from tandem.serving.api_errors import ApiError
 from tandem.serving.api_keys import Caller
@@ -96,12 +97,21 @@ async def test_over_http(make_endpoint, stream):
 
 
 @pytest.mark.anyio
-async def test_a_client_that_leaves_pays_for_what_was_generated(make_endpoint):
-    endpoint = make_endpoint(limits={"tokens_per_minute": 2})
+@pytest.mark.parametrize("tokens", [0, 5])
+async def test_an_answer_that_nobody_hears_to_its_end_costs_its_prompt_and_what_was_generated(make_endpoint, tokens):
+    endpoint = make_endpoint(limits={"tokens_per_minute": 1000})
     endpoint.llm.error, endpoint.llm.error_after = RuntimeError("gone"), 2
+    endpoint.llm.tokens_of_a_word = tokens
     async with endpoint.client() as client:
         assert (await client.post("/v1/chat/completions", json={**CHAT, "stream": True})).status_code == 200
-        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 429
+    (seen,) = endpoint.seen
+    (prompt,) = [words(request.messages) for request in endpoint.llm.requests]
+    # What doesn't say its tokens is taken for one.
+    assert seen.usage.prompt_tokens == prompt > 10
+    assert seen.usage.completion_tokens == 2 * (tokens or 1)
+    async with endpoint.client() as client:
+        embedded = await client.post("/v1/embeddings", json={"model": "embedder", "input": "x"})
+    assert 990 - seen.usage.total_tokens < int(embedded.headers["x-ratelimit-remaining-tokens"]) < 1000 - prompt
 
 
 @pytest.fixture

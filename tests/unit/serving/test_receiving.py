@@ -134,7 +134,7 @@ async def test_who_leaves_a_stream_ends_the_generation(endpoint):
 async def test_who_leaves_embeddings_ends_them(endpoint):
     started, ended = asyncio.Event(), asyncio.Event()
 
-    async def hang(self, texts):
+    async def hang(self, texts, *, question):
         started.set()
         try:
             await asyncio.Event().wait()

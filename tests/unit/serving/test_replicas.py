@@ -111,7 +111,7 @@ def test_what_nobody_waits_for_is_cancelled_in_the_deployments_behind(ingress: I
         if what == "search":
             await ingress._search("fox?", SearchSpec(), **QUESTION)
         elif what == "embed":
-            await ingress._embed(["fox"])
+            await ingress._embed(["fox"], question=True)
         else:
             async for _ in ingress._generate(GenerationRequest("fox", 3), stream=what == "stream"):
                 pass
@@ -128,6 +128,8 @@ def test_what_nobody_waits_for_is_cancelled_in_the_deployments_behind(ingress: I
         assert handle.responses[0].cancelled
         if what == "search":
             assert handle.asked == [("search", ("fox?", SearchSpec(), "acme", None, 3.0))]
+        if what == "embed":
+            assert handle.asked == [("embed", (["fox"], True))]
 
     asyncio.run(story())
 

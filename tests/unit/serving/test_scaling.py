@@ -5,22 +5,29 @@ from typing import Any
 import pytest
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from tandem.serving.scaling import ByLoadAndQueueAge, replica_options
-from tandem.specs.rag import ReplicaSpec
+from tandem.serving.scaling import ByLoadAndQueueAge, backend_options, replica_options
+from tandem.specs.rag import BackendReplicaSpec, ReplicaSpec
 
 
 def test_replicas_are_fixed_or_between_two_numbers() -> None:
-    assert replica_options(ReplicaSpec(min_replicas=2, max_replicas=2)) == {
-        "max_ongoing_requests": 64,
-        "max_surge_percent": 0,
-        "num_replicas": 2,
-    }
-    options = replica_options(ReplicaSpec(min_replicas=0, max_replicas=3, max_queue_age_s=2, max_ongoing_requests=9))
-    assert options["max_ongoing_requests"] == 9
+    fixed = {"max_surge_percent": 0, "num_replicas": 2}
+    assert replica_options(ReplicaSpec(min_replicas=2, max_replicas=2)) == fixed
+    options = replica_options(ReplicaSpec(min_replicas=0, max_replicas=3, max_queue_age_s=2))
     config = AutoscalingConfig.model_validate(options["autoscaling_config"])
     assert (config.min_replicas, config.max_replicas, config.get_target_ongoing_requests()) == (0, 3, 8)
     assert config.policy.policy_kwargs == {"max_queue_age_s": 2.0}
     assert config.policy.get_policy() is ByLoadAndQueueAge
+
+
+@pytest.mark.parametrize(("wanted", "has", "target"), [(None, 2, 2), (1, 1, 1), (30, 30, 8)])
+def test_a_replica_holds_no_more_than_it_works_on_so_that_others_can_take_what_waits(
+    wanted: int | None, has: int, target: float
+) -> None:
+    spec = BackendReplicaSpec(max_replicas=2, max_ongoing_requests=wanted)
+    options = backend_options(spec, max_ongoing_requests=2)
+    assert options["max_ongoing_requests"] == has
+    assert options["autoscaling_config"]["target_ongoing_requests"] == target
+    assert backend_options(BackendReplicaSpec())["max_ongoing_requests"] == 64
 
 
 def context(*, replicas: int, requests: float, queued: float, now: float, state: dict[str, Any]) -> Any:

@@ -29,6 +29,7 @@ class Index:
         self.dropped = False
         self.looks = 0
         self.asked: list[list[str]] = []
+        self.kinds: list[bool] = []
         self.within_s: list[float] = []
         self.remembered = (0, 0)
         self.hangs = threading.Event()
@@ -50,8 +51,9 @@ class Index:
         self.hangs.wait(30)
         return self.moved
 
-    def embed(self, texts: list[str]) -> tuple[np.ndarray, int]:
+    def embed(self, texts: list[str], *, question: bool) -> tuple[np.ndarray, int]:
         self.asked.append(texts)
+        self.kinds.append(question)
         self.hangs.wait(30)
         return np.array([[float(text)] for text in texts], dtype=np.float32), len(texts)
 
@@ -195,6 +197,9 @@ def test_many_texts_are_embedded_in_slices_and_a_call_can_end_between_two(opened
         vectors, tokens = await retriever.embed(texts)
         assert vectors[:, 0].tolist() == [float(text) for text in texts]
         assert tokens == len(texts)
+        assert opened[0].kinds == [False] * 3
+        await retriever.embed(texts[:1], True)
+        assert opened[0].kinds[3:] == [True]
         opened[0].asked.clear()
         opened[0].hangs.clear()
         call = asyncio.create_task(retriever.embed(texts))
@@ -204,6 +209,31 @@ def test_many_texts_are_embedded_in_slices_and_a_call_can_end_between_two(opened
         with pytest.raises(asyncio.CancelledError):
             await call
         assert len(opened[0].asked) == 1
+
+    asyncio.run(story())
+
+
+def test_one_answers_vectors_are_of_one_embedder_when_the_collection_is_replaced_meanwhile(opened: list[Index]) -> None:
+    retriever = Retriever("storage", {"collection": "docs"}, 7)
+    first = opened[0]
+    embed = first.embed
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+
+        def replaced_after_the_first_slice(texts: list[str], **kind: bool) -> tuple[np.ndarray, int]:
+            found = embed(texts, **kind)
+            if len(opened) == 1:
+                first.moved = True
+                asyncio.run_coroutine_threadsafe(retriever._follow(), loop).result(10)
+            return found
+
+        first.embed = replaced_after_the_first_slice  # type: ignore[method-assign]
+        await retriever.embed(["1"] * 3 * EMBED_SLICE)
+        assert [len(opened), len(first.asked), len(opened[1].asked)] == [2, 3, 0]
+        # The next call is the new one's.
+        await retriever.embed(["1"])
+        assert [len(first.asked), len(opened[1].asked)] == [3, 1]
 
     asyncio.run(story())
 

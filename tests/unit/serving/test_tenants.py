@@ -32,7 +32,7 @@ WORDS = ("fox", "owl", "cat", "eel")
 class Embedder:
     """Two texts with the same words are near."""
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts: list[str], *, question: bool = False) -> np.ndarray:
         vectors = np.array([[text.count(word) + 0.01 for word in WORDS] for text in texts], dtype=np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 

@@ -78,7 +78,8 @@ def find_neighbours(
         progress: Called with texts done, texts in all.
         clock: In seconds.
     """
-    settings = [f"{spec.neighbours.k}", spec.neighbours.embedder.model, spec.neighbours.embedder.dtype]
+    embedder = spec.neighbours.embedder
+    settings = [f"{spec.neighbours.k}", embedder.model, embedder.dtype, f"{embedder.passage_prompt!r}"]
     texts = [*settings, *(row.text for row in train), *(f"{row.id}\0{row.question}" for row in rows)]
     key = hashlib.sha256("\0".join(hashlib.sha256(text.encode()).hexdigest() for text in texts).encode()).hexdigest()
     saved = read_saved(path, key)

@@ -59,11 +59,14 @@ def open_encoder(spec: EmbedderSpec, storage: Path) -> RememberingEncoder:
     from tandem.config.machine import cores
     from tandem.retrieval.embedding import Embedder, fingerprint
     from tandem.retrieval.embedding_cache import EmbeddingCache
+    from tandem.retrieval.prompts import find_prompts
 
     path = resolve(spec.model, storage=storage)
+    prompts = find_prompts(path, spec.query_prompt, spec.passage_prompt)
     dtype = "float32" if spec.dtype == "auto" else spec.dtype
-    embedder = Embedder(path, spec.batch_size, dtype, passes=cores())
-    return RememberingEncoder(embedder, EmbeddingCache(storage, fingerprint(path)))
+    embedder = Embedder(path, spec.batch_size, dtype, passes=cores(), prompts=prompts)
+    cache = EmbeddingCache(storage, fingerprint(path), embedder.dtype, prompt=prompts.passage)
+    return RememberingEncoder(embedder, cache)
 
 
 def open_head(spec: EngineSpec, classifier: Classifier, storage: Path) -> Head:

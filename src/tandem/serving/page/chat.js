@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const KEY = "tandem-api-key"; // kept until the tab is closed
-const turns = []; // {role, content}, what is sent as the conversation
+let turns = []; // {role, content}, what is sent as the conversation; each chat has an array of its own
 let running = null; // the AbortController of the answer that is coming
 
 const headers = () => ({ Authorization: `Bearer ${$("key").value.trim()}`, "Content-Type": "application/json" });
@@ -88,7 +88,8 @@ function addCitations(article, citations) {
 }
 
 async function ask(question) {
-  turns.push({ role: "user", content: question });
+  const talk = turns; // the answer belongs to it, also when another chat has begun before it ends
+  talk.push({ role: "user", content: question });
   addTurn("user", question);
   const { article, paragraph } = addTurn("assistant", "");
   running = new AbortController();
@@ -101,7 +102,7 @@ async function ask(question) {
     const response = await fetch("v1/chat/completions", {
       method: "POST",
       headers: headers(),
-      body: JSON.stringify({ model: $("model").value, messages: turns, stream: true }),
+      body: JSON.stringify({ model: $("model").value, messages: talk, stream: true }),
       signal: running.signal,
     });
     if (!response.ok) throw new Error(await faultOf(response));
@@ -118,12 +119,12 @@ async function ask(question) {
     if (!text) paragraph.textContent = state;
   } finally {
     // A question without an answer isn't part of the conversation: the next one would be refused or misunderstood.
-    if (text) turns.push({ role: "assistant", content: text });
-    else turns.pop();
+    if (text) talk.push({ role: "assistant", content: text });
+    else talk.pop();
     running = null;
     $("send").hidden = false;
     $("stop").hidden = true;
-    $("status").textContent = state;
+    $("status").textContent = talk === turns ? state : "";
     $("question").focus();
   }
 }
@@ -157,7 +158,7 @@ $("settings").addEventListener("submit", (event) => {
 $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", () => {
   running?.abort();
-  turns.length = 0;
+  turns = [];
   $("talk").replaceChildren();
   $("question").focus();
 });

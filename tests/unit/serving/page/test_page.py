@@ -166,6 +166,29 @@ def test_an_answer_can_be_stopped(tab: Tab, endpoint) -> None:
 
 
 @needs_chromium
+def test_a_new_chat_knows_nothing_of_an_answer_that_was_still_coming(tab: Tab, endpoint) -> None:
+    endpoint.llm.hangs_after = 2
+    enter_key(tab)
+    ask(tab, "What is the answer?")
+    tab.until("document.querySelector('article.assistant p')?.textContent === 'Forty-two'")
+    tab.run("document.getElementById('clear').click()")
+    tab.until("document.getElementById('stop').hidden")
+    assert tab.run("document.querySelectorAll('article').length") == 0
+    assert tab.run("document.getElementById('status').textContent") == ""
+    endpoint.llm.hangs_after = None
+    ask(tab, "Why?")
+    answered(tab)
+    assert tab.run("document.querySelector('article.assistant p').textContent") == "Forty-two."
+    sent = endpoint.llm.requests[-1].messages
+    assert [turn["role"] for turn in sent] == ["system", "user"]
+    assert "Why?" in sent[-1]["content"]
+    # Its own turns go along, as ever.
+    ask(tab, "And how?")
+    answered(tab, 2)
+    assert [turn["role"] for turn in endpoint.llm.requests[-1].messages] == ["system", "user", "assistant", "user"]
+
+
+@needs_chromium
 def test_on_a_phone_everything_is_within_the_screen(page: str, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     with open_tab(CHROMIUM, tmp_path, width=360, height=640) as tab:
