@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from stand_ins.http_server import serving
 
 WORDS = ("Forty", "-two", ".")
@@ -21,8 +21,9 @@ class Upstream:
     """What was asked, and what goes wrong next.
 
     Attributes:
-        faults: Statuses of the next answers, which quote the request; ``cut`` breaks a stream off after its first
-            piece; ``hangs`` sends nothing more, from a plain answer's beginning or after a stream's first piece.
+        faults: Statuses of the next answers, which quote the request. Of a stream after its first piece ``cut`` makes
+            an error and ``dropped`` a lost connection. ``hangs`` sends nothing more, from a plain answer's beginning
+            or after a stream's first piece; ``silent`` sends a stream's status and nothing else; ``page`` is HTML.
         open: Answers that hang, and whose caller is still there.
     """
 
@@ -56,6 +57,8 @@ def build(state: Upstream) -> FastAPI:
             return JSONResponse(
                 {"error": {"message": f"fault {fault} of {json.dumps(body)}"}}, fault, {"retry-after-ms": "1"}
             )
+        if fault == "page":
+            return HTMLResponse("<p>Welcome</p>")
         chat = path == "chat/completions"
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         head = {"id": "x", "created": 0, "model": body["model"], "object": "chat.completion" if chat else "text"}
@@ -69,12 +72,16 @@ def build(state: Upstream) -> FastAPI:
             )
 
         async def events() -> AsyncIterator[str]:
+            if fault == "silent":
+                await hang(state, request)
             for word in WORDS:
                 part = {"delta": {"content": word}} if chat else {"text": word}
                 yield f"data: {json.dumps({**head, 'choices': [{'index': 0, 'finish_reason': None, **part}]})}\n\n"
                 if fault == "cut":
                     yield f"data: {json.dumps({'error': {'message': f'broken by {json.dumps(body)}'}})}\n\n"
                     return
+                if fault == "dropped":
+                    raise ConnectionError
                 if fault == "hangs":
                     await hang(state, request)
             last = {"delta": {}} if chat else {"text": ""}

@@ -13,6 +13,7 @@ from tandem.config.cluster import Cluster
 from tandem.config.machine import read_processor
 from tandem.errors import SpecError
 from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, vllm_obstacle
+from tandem.models.engines.prompting import check_template, load_tokenizer
 from tandem.models.loading import adapter_path, model_path
 from tandem.models.lora import check_fits
 from tandem.models.rag_sequence import check_rag_model
@@ -35,7 +36,7 @@ def build(args: dict[str, Any]) -> Application:
     Weights, adapters, reranker and keys are looked up here, so that what is missing fails the deployment at once.
 
     Raises:
-        SpecError: The arguments aren't a `RagSpec`.
+        SpecError: The arguments aren't a `RagSpec`, or the model's chat template refuses the system prompt.
         UnreachableError: This process knows of no cluster.
         InputError, ModelError, NotFoundError: A model, an adapter or the keys.
     """
@@ -44,6 +45,8 @@ def build(args: dict[str, Any]) -> Application:
     model = model_path(spec.model, storage=cluster.storage)
     if isinstance(spec.engine, RagSequenceSpec):
         check_rag_model(model)
+    else:
+        check_template(load_tokenizer(model), spec.prompt)
     adapters = {adapter.name: adapter_path(adapter.uri, storage=cluster.storage) for adapter in spec.adapters}
     for path in adapters.values():
         check_fits(path, model)

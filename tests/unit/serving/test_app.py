@@ -1,9 +1,15 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from stand_ins.world import make_cluster
+from tiny_models import write_tokenizer
+from unit.models.engines.test_prompting import NO_SYSTEM
+
+from tandem.config.cluster import STORAGE_VARIABLE
 from tandem.errors import SpecError
-from tandem.serving.app import read_spec, worker_bundles
+from tandem.serving.app import build, read_spec, worker_bundles
 
 ARGS = {"kind": "rag", "name": "app", "model": "m", "retriever": {"collection": "docs"}}
 
@@ -11,6 +17,19 @@ ARGS = {"kind": "rag", "name": "app", "model": "m", "retriever": {"collection": 
 def test_wrong_arguments_are_named():
     with pytest.raises(SpecError, match=r"args\.retriever\.top_k"):
         read_spec({**ARGS, "retriever": {"collection": "docs", "top_k": 0}})
+
+
+def test_a_system_prompt_that_the_models_template_refuses_fails_the_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cluster(tmp_path).save()
+    monkeypatch.setenv(STORAGE_VARIABLE, str(tmp_path))
+    write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (tmp_path / "chat_template.jinja").write_text(NO_SYSTEM)
+    with pytest.raises(SpecError, match=r"System role not supported.*prompt\.system"):
+        build({**ARGS, "model": str(tmp_path)})
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tandem.errors import InputError, ModelError
+from tandem.errors import InputError, ModelError, SpecError
 
 if TYPE_CHECKING:
     from tandem.models.engines.protocol import GenerationRequest
+    from tandem.specs.base import PromptSpec
 
 
 def load_tokenizer(model: Path) -> Any:
@@ -28,13 +29,52 @@ def load_tokenizer(model: Path) -> Any:
     return tokenizer
 
 
+def check_template(tokenizer: Any, prompt: PromptSpec) -> None:
+    """That the model's chat template takes a question, alone and after the prompt's system turns.
+
+    Raises:
+        ModelError: It refuses any question.
+        SpecError: It refuses a system turn, and the prompt has one.
+    """
+    question = {"role": "user", "content": "?"}
+    try:
+        token_ids(tokenizer, [question])
+    except InputError as error:
+        remedy = "use an instruction-tuned model, or mend its template"
+        raise ModelError(error.what, where=error.where, remedy=remedy) from None
+    for field in ("system", "system_context"):
+        text = getattr(prompt, field)
+        if not text:
+            continue
+        try:
+            token_ids(tokenizer, [{"role": "system", "content": text}, question])
+        except InputError as error:
+            remedy = f'set `prompt.{field}: ""`, and say it in prompt.question and prompt.context'
+            raise SpecError(error.what, where=f"prompt.{field}", remedy=remedy) from None
+
+
 def token_ids(tokenizer: Any, prompt: Sequence[dict[str, str]] | str) -> list[int]:
-    """Token ids of chat messages up to where the assistant's turn begins, or of a text."""
+    """Token ids of chat messages up to where the assistant's turn begins, or of a text.
+
+    Raises:
+        InputError: The model's chat template refuses the messages.
+    """
+    from jinja2.exceptions import TemplateError
+
     ids: list[int]
     if isinstance(prompt, str):
         ids = tokenizer(prompt)["input_ids"]
-    else:
+        return ids
+    try:
         ids = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False)
+    except TemplateError as error:
+        # Templates raise by themselves what they can't take: a system turn, roles that don't alternate.
+        hint = "set the system prompt (prompt.system, classify_prompt.system) to an empty string"
+        raise InputError(
+            f"this model's chat template refuses the messages: {error.message}",
+            where=str(tokenizer.name_or_path),
+            remedy=hint if prompt[0]["role"] == "system" else None,
+        ) from None
     return ids
 
 
@@ -44,13 +84,17 @@ def encode(
     """Token ids of each request's prompt, once all requests are known to be possible.
 
     Raises:
-        InputError: Names the index of a request whose adapter is unknown, or that doesn't fit.
+        InputError: Names the index of a request whose adapter is unknown, which the chat template refuses, or that
+            doesn't fit.
     """
     prompts = []
     for index, request in enumerate(requests):
         if request.adapter is not None and request.adapter not in adapters:
             raise InputError(f"no adapter {request.adapter!r} is loaded", where=f"request {index}")
-        ids = token_ids(tokenizer, request.messages)
+        try:
+            ids = token_ids(tokenizer, request.messages)
+        except InputError as error:
+            raise InputError(error.what, where=f"request {index}", remedy=error.remedy) from None
         if len(ids) + request.max_tokens > max_model_len:
             raise InputError(
                 f"{len(ids)} tokens of prompt and {request.max_tokens} of answer exceed max_model_len {max_model_len}",
