@@ -222,7 +222,7 @@ def _generation(
         prompt,
         max_tokens,
         adapter=adapter,
-        temperature=request.heat,
+        temperature=request.effective_temperature,
         top_p=request.top_p or 1.0,
         stop=request.stops,
         # Each choice is drawn from a seed of its own, or all would be the same.

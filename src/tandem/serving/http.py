@@ -16,7 +16,7 @@ from tandem.serving.api_keys import Caller, KeyRing
 from tandem.serving.bodies import CHAT, TEXT, Shape, completion, embeddings, events, model_cards
 from tandem.serving.chat import ChatService
 from tandem.serving.openapi import document
-from tandem.serving.rate_limits import Allowance, Places, RateLimits
+from tandem.serving.rate_limits import Allowance, ConcurrencyLimit, RateLimits
 from tandem.serving.readiness import Ready
 from tandem.serving.receiving import read_body, while_connected
 from tandem.serving.requests import ChatRequest, CompletionRequest, EmbeddingRequest, parse
@@ -46,7 +46,7 @@ def create_app(
         ready: Says which of the parts behind the service aren't ready.
         in_flight: Told how many requests are being answered, whenever that changes.
     """
-    endpoint = Endpoint(service, keys, ready, Places(in_flight))
+    endpoint = Endpoint(service, keys, ready, ConcurrencyLimit(in_flight))
     app = FastAPI(title="Tandem", docs_url=None, redoc_url=None, openapi_url=None)
     api: list[tuple[str, str, Handler]] = [
         ("POST", "/v1/chat/completions", endpoint.chat),
@@ -71,11 +71,13 @@ def create_app(
 class Endpoint:
     """The handlers, and how many requests are being answered now."""
 
-    def __init__(self, service: Callable[[], ChatService], keys: KeyRing, ready: Ready, places: Places) -> None:
+    def __init__(
+        self, service: Callable[[], ChatService], keys: KeyRing, ready: Ready, concurrency: ConcurrencyLimit
+    ) -> None:
         self._service = service
         self._keys = keys
         self._ready = ready
-        self._places = places
+        self._concurrency = concurrency
         self._limits = RateLimits()
 
     async def chat(self, request: Request) -> Response:
@@ -117,18 +119,18 @@ class Endpoint:
         caller = self._caller(request)
         service = self._service()
         limits = service.spec.limits
-        self._places.check(limits)
+        self._concurrency.check(limits)
         allowance = self._limits.admit(caller, limits)
         # Who sends slowly takes no place; until then Ray Serve's own limit holds, which is above this one.
         body = await read_body(request, limits)
-        self._places.take(limits)
+        self._concurrency.acquire(limits)
         response: Response | None = None
         try:
             response = await while_connected(request, begin(service, body, caller, allowance))
             return response
         finally:
             if not isinstance(response, EventStream):
-                self._places.free()
+                self._concurrency.release()
 
     def _caller(self, request: Request) -> Caller:
         caller = self._keys.caller(request.headers.get("authorization"))
@@ -165,7 +167,7 @@ class Endpoint:
                 await counted.pieces.aclose()
 
     async def _close(self, answer: Answer) -> None:
-        self._places.free()
+        self._concurrency.release()
         await answer.pieces.aclose()
 
     async def models(self, request: Request) -> Response:

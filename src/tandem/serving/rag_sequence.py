@@ -47,7 +47,7 @@ def check_question(request: ChatRequest) -> None:
     """
     if len(request.messages) > 1:
         raise _unsupported("This model answers one question, without a conversation: send it alone.", "messages")
-    if request.heat:
+    if request.effective_temperature:
         raise _unsupported("This model gives its likeliest answer and doesn't sample.", "temperature")
     if request.passages is None:
         raise _unsupported("This model answers from passages alone.", "retrieval")

@@ -13,40 +13,40 @@ from tandem.specs.rag import LimitSpec
 MINUTE_S = 60.0
 
 
-class Places:
-    """The requests that are being answered, in this process alone.
+class ConcurrencyLimit:
+    """Of the requests that are being answered, in this process alone.
 
     Args:
-        told: How many, whenever that changes.
+        observe: Called with their number whenever it changes.
     """
 
-    def __init__(self, told: Callable[[int], None]) -> None:
-        self._told = told
-        self._taken = 0
+    def __init__(self, observe: Callable[[int], None]) -> None:
+        self._observe = observe
+        self._ongoing = 0
 
     def check(self, limits: LimitSpec) -> None:
-        """Whether there is one.
+        """Whether one more may begin.
 
         Raises:
-            ApiError: 429: there is none.
+            ApiError: 429: none may.
         """
-        if self._taken >= limits.max_ongoing_requests:
+        if self._ongoing >= limits.max_ongoing_requests:
             raise overloaded()
 
-    def take(self, limits: LimitSpec) -> None:
-        """Take one; `free` gives it back.
+    def acquire(self, limits: LimitSpec) -> None:
+        """One begins; `release` when it has ended.
 
         Raises:
-            ApiError: 429: there is none.
+            ApiError: 429: none may.
         """
         self.check(limits)
-        self._taken += 1
-        self._told(self._taken)
+        self._ongoing += 1
+        self._observe(self._ongoing)
 
-    def free(self) -> None:
+    def release(self) -> None:
         """One has ended."""
-        self._taken -= 1
-        self._told(self._taken)
+        self._ongoing -= 1
+        self._observe(self._ongoing)
 
 
 @dataclass

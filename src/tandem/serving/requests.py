@@ -129,7 +129,7 @@ class Sampling(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
-    def heat(self) -> float:
+    def effective_temperature(self) -> float:
         """The temperature; 0 for greedy decoding."""
         return self.temperature if self.temperature and self.temperature >= GREEDY_BELOW else 0.0
 

@@ -44,7 +44,7 @@ def test_retrieval_as_usual_otherwise_or_not_at_all():
 
 def test_hardly_any_temperature_is_greedy():
     # Divided by so little, probabilities are no numbers any more.
-    assert [request(temperature=t).heat for t in (None, 0, 1e-300, 0.5)] == [0, 0, 0, 0.5]
+    assert [request(temperature=t).effective_temperature for t in (None, 0, 1e-300, 0.5)] == [0, 0, 0, 0.5]
 
 
 def test_a_conversation_has_so_many_messages_at_most():
