@@ -68,7 +68,7 @@ def test_the_index_is_listed_and_checked(home: Home) -> None:
 
 def test_killed_client_leaves_the_job_running(home: Home) -> None:
     follower = home.popen("submit", "finetune.yaml", "--follow")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     job: dict[str, str] = {}
     while job.get("state") not in ("RUNNING", "SUCCEEDED"):
         assert time.monotonic() < deadline, job

@@ -17,7 +17,7 @@ from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.orchestrator.local import Marks
 from tandem.orchestrator.processes import marked
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 T = TypeVar("T")
 
 

@@ -32,7 +32,7 @@ from tandem.training.artifact import METRICS
 from tandem.training.checkpoints.store import checkpoint_folder, incomplete
 
 EVERY = 5
-DEADLINE_S = 240  # of all
+DEADLINE_S = 720  # of all
 NOTICE_S = 30  # between the notice and the machine's end
 POLL_S = 0.05
 # What Ray does in a minute is done in seconds here.
@@ -40,11 +40,11 @@ QUICK = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
 }
 RESIZE_CHECK_S = 2.0
