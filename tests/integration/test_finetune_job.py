@@ -36,7 +36,7 @@ from tandem.training.schedule import plan_batches
 
 STEPS = 40
 EVERY = 4
-DEADLINE_S = 240
+DEADLINE_S = 600
 MISTRAL_LIKE = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
     "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"

@@ -25,7 +25,7 @@ from tandem.training.data.dataset import Examples
 
 WORKER = Path(__file__).parents[1] / "stand_ins" / "training_group.py"
 STEPS = 7
-DEADLINE_S = 240
+DEADLINE_S = 600
 SEED = int(os.environ.get("TANDEM_TEST_SEED") or int.from_bytes(os.urandom(4)))
 CHANCE = random.Random(SEED)
 EVERY = 2  # steps from checkpoint to checkpoint
