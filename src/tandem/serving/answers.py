@@ -169,7 +169,6 @@ class Answer:
         model: As the request named it.
         passages: What the prompt holds, best first.
         pieces: The text as it comes; close it to end the generation.
-        choices: How many answers these are.
         per_prompt: Choices that share one prompt.
         prompt_tokens: Of each prompt, as counted before it was sent.
         searched: What the search gave, where there was one.
@@ -180,10 +179,14 @@ class Answer:
     model: str
     passages: list[CitedPassage]
     pieces: AsyncGenerator[Piece, None]
-    choices: int
     per_prompt: int
-    prompt_tokens: Sequence[int] = ()
+    prompt_tokens: Sequence[int]
     searched: Searched | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers these are."""
+        return self.per_prompt * len(self.prompt_tokens)
 
     def citations(self) -> list[dict[str, object]]:
         """The passages that the prompt holds; of page, line and time of change what is known."""

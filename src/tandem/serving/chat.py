@@ -241,8 +241,7 @@ def _answer(
     searched: Searched | None = None,
 ) -> Answer:
     id, now = f"{kind}-{uuid.uuid4().hex}", int(time.time())
-    choices = per_prompt * len(prompt_tokens)
-    return Answer(id, now, model, list(passages), pieces, choices, per_prompt, prompt_tokens, searched)
+    return Answer(id, now, model, list(passages), pieces, per_prompt, prompt_tokens, searched)
 
 
 async def _said(text: str, choices: int) -> AsyncGenerator[Piece, None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from unit.serving.fakes import FakeEmbedder, FakeLlm, FakePassage, FakeSearch
+from unit.serving.fakes import Clock, FakeEmbedder, FakeLlm, FakePassage, FakeSearch, words
 
 from tandem.serving.api_keys import KeyRing
 from tandem.serving.chat import ChatService
@@ -45,10 +45,6 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx.AsyncClient(transport=transport, base_url="http://endpoint", headers=headers) as client:
             yield client
-
-
-def words(prompt) -> int:
-    return len(prompt.split()) if isinstance(prompt, str) else sum(len(m["content"].split()) for m in prompt)
 
 
 @pytest.fixture
@@ -89,3 +85,8 @@ def make_endpoint(keys_file: Path) -> Callable[..., Endpoint]:
 @pytest.fixture
 def endpoint(make_endpoint: Callable[..., Endpoint]) -> Endpoint:
     return make_endpoint()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -13,6 +13,11 @@ from tandem.serving.answers import Piece
 from tandem.specs.search import SearchSpec
 
 
+def words(prompt) -> int:
+    """A word is a token."""
+    return len(prompt.split()) if isinstance(prompt, str) else sum(len(m["content"].split()) for m in prompt)
+
+
 @dataclass(frozen=True)
 class FakePassage:
     id: str
@@ -105,3 +110,13 @@ class FakeEmbedder:
         self.calls.append(texts)
         self.questions.append(question)
         return np.array([[len(text), 0.5] for text in texts], dtype=np.float32), sum(len(t.split()) for t in texts)
+
+
+@dataclass
+class Clock:
+    """Stands still."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now

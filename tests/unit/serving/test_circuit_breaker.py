@@ -4,22 +4,11 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from unit.serving.fakes import Clock
 
 from tandem.serving.circuit_breaker import Call, CircuitBreaker
 
 PAUSE_S = 30.0
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

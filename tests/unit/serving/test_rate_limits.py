@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from unit.serving.conftest import words
+from unit.serving.fakes import words
 
 from tandem.serving.api_errors import ApiError
 from tandem.serving.api_keys import Caller
@@ -10,18 +10,6 @@ from tandem.specs.rag import LimitSpec
 
 CALLER = Caller(None, "a")
 CHAT = {"model": "app", "messages": [{"role": "user", "content": "What is the answer?"}]}
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from unit.serving.fakes import Clock
 
 from tandem.serving import readiness
 from tandem.serving.readiness import BUSY_S, KEPT_S, Readiness
@@ -36,15 +37,8 @@ class Part:
             await asyncio.Event().wait()
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 async def test_parts_are_asked_once_a_second_whoever_wants_to_know():
-    part, clock = Part(), Clock()
+    part, clock = Part(), Clock(100)
     ready = Readiness({"llm": part}, clock)
     assert await asyncio.gather(*[ready() for _ in range(5)]) == [{}] * 5
     assert part.asked == 1
@@ -59,7 +53,7 @@ async def test_parts_are_asked_once_a_second_whoever_wants_to_know():
 
 
 async def test_what_is_missing_is_named_with_nothing_of_its_errors_and_logged_once(caplog):
-    ill, away, well, clock = Part(), Part(), Part(), Clock()
+    ill, away, well, clock = Part(), Part(), Part(), Clock(100)
     ill.error, away.hangs = RuntimeError("a secret"), True
     ready = Readiness({"ill": ill, "away": away, "well": well}, clock)
     for _ in range(3):
@@ -72,7 +66,7 @@ async def test_what_is_missing_is_named_with_nothing_of_its_errors_and_logged_on
 
 
 async def test_a_part_that_answers_requests_is_busy_and_not_away():
-    part, clock = Part(), Clock()
+    part, clock = Part(), Clock(100)
     part.hangs = True
     ready = Readiness({"llm": part}, clock)
     ready.heard("llm")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import ValidationError
 from stand_ins.upstream import Upstream, running
+from unit.serving.fakes import Clock
 
 from tandem.errors import AuthError, SpecError, TandemError, UnreachableError
 from tandem.models.engines import GenerationRequest
@@ -29,13 +30,6 @@ TEXT = GenerationRequest("Once", 9)
 def upstream() -> Iterator[Upstream]:
     with running() as state:
         yield state
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def server(upstream: Upstream, clock: Clock | None = None, **changes: Any) -> UpstreamServer:
