@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
 PIP_ARGS ?=
 
-.PHONY: venv demo test unit clusters test-gpu check browser postgres namespaces bench clean
+.PHONY: venv demo test unit integration clusters test-gpu check browser postgres namespaces bench clean
 
 venv: $(VENV)/.ready
 
@@ -37,15 +37,19 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Side by side: tests of whole clusters often wait, unit tests never do.
+# Side by side: tests of clusters often wait, unit tests never do.
 test: check browser postgres namespaces
-	$(MAKE) --no-print-directory --keep-going --jobs=2 unit clusters
+	$(MAKE) --no-print-directory --keep-going --jobs=3 integration clusters unit
 
+# In the time that the others leave: Ray's workers have a niceness of 15, and would starve beside it.
 unit: venv
-	$(BIN)/pytest --durations=15 tests/unit
+	nice -n 19 $(BIN)/pytest --durations=15 tests/unit
+
+integration: venv
+	$(BIN)/pytest --durations=30 tests/integration
 
 clusters: venv
-	$(BIN)/pytest --durations=40 tests/integration tests/drills tests/e2e
+	$(BIN)/pytest --durations=20 tests/drills tests/e2e
 
 # On a machine with an NVIDIA GPU and a build of torch for it: the parts that need one.
 test-gpu: venv

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from stand_ins.postgres import Postgres, missing, postgres
 
-# One thread a process: tests run beside Ray's own processes on few cores.
+# One thread a process: tests run beside Ray's own processes on few cores, where two would wait for each other at every
+# operation.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing here asks a hub for anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -440,7 +440,7 @@ def test_five_hundred_edits_with_kills_in_between_leave_what_a_fresh_index_holds
         folder.edit(125)
         asked = {"spec": spec, "storage": str(ray_cluster.storage), "phase": phase, "words": words, "moment": moment}
         done = subprocess.run(
-            [sys.executable, KILLED, json.dumps(asked)], capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, KILLED, json.dumps(asked)], capture_output=True, text=True, timeout=400, check=False
         )
         assert done.returncode == -signal.SIGKILL, f"{phase} {words} {moment}: {done.stdout}{done.stderr}"
     folder.edit(5)

@@ -147,20 +147,16 @@ class Embed:
     def __init__(
         self, embedder: Path, embedder_sha256: str, spec: EmbedderSpec, threads: int, storage: Path, unit: bool = True
     ) -> None:
-        import torch
-
         from tandem.retrieval.embedding_cache import open_caches
         from tandem.retrieval.prompts import find_prompts
 
-        # Ray allows an actor as many threads as it has logical CPUs; those are for scheduling and not for arithmetic.
-        torch.set_num_threads(threads)
         self._prompts = find_prompts(embedder, spec.query_prompt, spec.passage_prompt)
         self._caches = open_caches(storage, embedder_sha256, spec.dtype, unit=unit, prompt=self._prompts.passage)
         self._path = embedder
         self._spec = spec
         self._unit = unit
         self._threads = threads
-        self._model: Embedder | None = None  # not loaded if all is cached
+        self._model: Embedder | None = None  # neither loaded nor PyTorch imported if all is cached
         self._reading, self._opening = threading.Lock(), threading.Lock()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -187,10 +183,15 @@ class Embed:
         }
 
     def _open(self, samples: list[str]) -> Embedder:
+        import torch
+
         from tandem.retrieval.embedding import Embedder
 
         with self._opening:
             if self._model is None:
+                # Ray allows an actor as many threads as it has logical CPUs, which are for scheduling and not for
+                # arithmetic.
+                torch.set_num_threads(self._threads)
                 self._model = Embedder(
                     self._path,
                     self._spec.batch_size,
