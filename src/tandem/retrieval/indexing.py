@@ -183,12 +183,12 @@ class Embed:
         }
 
     def _open(self, samples: list[str]) -> Embedder:
-        import torch
-
         from tandem.retrieval.embedding import Embedder
 
         with self._opening:
             if self._model is None:
+                import torch
+
                 # Ray allows an actor as many threads as it has logical CPUs, which are for scheduling and not for
                 # arithmetic.
                 torch.set_num_threads(self._threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,7 @@ def test_of_all_hypotheses_the_likeliest_over_all_documents_wins(
 ) -> None:
     """Thorough decoding, done by hand; with other numbers of documents than the configuration's three."""
     chosen_otherwise = 0
-    for question, top_k in zip(QUESTIONS, (1, 2, 5), strict=True):
+    for question, top_k in product(QUESTIONS, (1, 2, 5)):
         documents = found_by(retriever, question, top_k)
         contexts, scores = unpadded(engine, question, documents), [document.score for document in documents]
         hypotheses = [

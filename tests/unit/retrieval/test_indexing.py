@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -107,6 +109,21 @@ def put(storage: Path, model: Path, dtype: Dtype, texts: list[str], value: float
     embedded = [Chunk(**json.loads(data)).embedding_text for data in batch(texts)["data"]]
     vectors = np.full((len(texts), 32), value, dtype=np.float32)
     EmbeddingCache(storage, fingerprint(model), dtype).put(embedded, vectors)
+
+
+def test_what_is_cached_costs_no_import_of_pytorch(tmp_path: Path) -> None:
+    put(tmp_path, write_embedder(tmp_path / "embedder"), "float32", ["the quick brown fox"], 2.0)
+    code = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from tandem.retrieval.embedding import fingerprint; from tandem.retrieval.indexing import Embed\n"
+        "from tandem.specs.index import EmbedderSpec\n"
+        "root, data = Path(sys.argv[1]), np.array([sys.argv[2]]); model = root / 'embedder'\n"
+        "made = Embed(model, fingerprint(model), EmbedderSpec(), 1, root)({'data': data})\n"
+        "print(made['vector'][0, 0], 'torch' in sys.modules)"
+    )
+    (data,) = batch(["the quick brown fox"])["data"]
+    done = subprocess.run([sys.executable, "-c", code, tmp_path, data], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2.0", "False"]
 
 
 def test_vectors_of_another_type_do_unless_one_is_asked_for(tmp_path: Path) -> None:
