@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,28 @@ BF16_CUDA_CAPABILITY = (8, 0)  # Ampere
 def cores() -> int:
     """Cores that this process may use: in a container often fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads that one computation of this process has: $OMP_NUM_THREADS, which Ray sets for its workers, else all."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdigit() and int(stated) else cores()
+
+
+def limit_threads(count: int) -> None:
+    """Let one computation of this process have so many threads, PyTorch's too, which need not be imported for it.
+
+    Ray allows a worker as many as it has logical CPUs, which are for scheduling and not for arithmetic.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(count)
+
+
+def compute_alone() -> None:
+    """Let a computation of this thread have no other; for threads that compute side by side."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
@@ -39,12 +63,27 @@ class Processor:
 
 
 def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
-    """Look at this machine."""
+    """Look at this machine. Where it has no GPU's driver PyTorch isn't imported."""
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    return Processor(platform.machine(), parse_flags(text), _cuda_capability())
+
+
+def _cuda_capability() -> tuple[int, int] | None:
+    if "torch" not in sys.modules and not _has_driver():
+        return None
     import torch
 
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
     ours = torch.cuda.is_available() and not reserved_without_gpu()
-    return Processor(platform.machine(), parse_flags(text), torch.cuda.get_device_capability() if ours else None)
+    return torch.cuda.get_device_capability() if ours else None
+
+
+def _has_driver() -> bool:
+    """Whether a GPU's driver is there: NVIDIA's library, or AMD's device. Off Linux only PyTorch knows."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return sys.platform != "linux" or Path("/dev/kfd").exists()
+    return True
 
 
 def reserved_without_gpu() -> bool:

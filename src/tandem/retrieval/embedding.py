@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tandem.artifacts.manifest import sha256_file
-from tandem.config.machine import computes_bf16, cores, read_processor
+from tandem.config.machine import compute_alone, computes_bf16, cores, read_processor, threads
 from tandem.errors import ModelError
-from tandem.retrieval.openvino_model import compile_transformer
-from tandem.retrieval.prompts import CONFIGURATION, Prompts, find_prompts
+from tandem.retrieval.openvino_model import open_openvino_model
+from tandem.retrieval.prompts import Prompts, find_prompts
+from tandem.retrieval.pytorch_model import PyTorchModel
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from sentence_transformers.base.modules import Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -33,48 +30,21 @@ TIE = 1e-3
 RECALL_AT = 10
 RECALL_KEPT = 0.995
 MEASURED_ON = 128  # texts
-# Tokens to whose multiple a pass is padded: what oneDNN prepares for a shape and the C library keeps of it stays in the
-# process, a gigabyte over the first hundred batches of many lengths. It takes no longer (MiniLM, 48 words).
-LENGTH_STEP = 8
-_IDENTITY = (
-    "*.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    CONFIGURATION,
-)
 
 
-def fingerprint(model_path: Path) -> str:
-    """SHA-256 (hex) over what decides an embedder's vectors: the same wherever the folder lies.
+class Encode(Protocol):
+    """Embeds texts in one of the types; several threads may call it."""
 
-    Args:
-        model_path: The embedder's folder.
-    """
-    found = sorted({path for pattern in _IDENTITY for path in model_path.rglob(pattern)})
-    lines = [f"{path.relative_to(model_path).as_posix()} {sha256_file(path)}" for path in found]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    def __call__(self, texts: Sequence[str], prompt: str, batch_size: int, *, question: bool) -> NDArray[np.float32]:
+        """Vectors of texts, float32, (texts, dimension), of whatever length the model gives them.
 
-
-def configured_dimension(model_path: Path) -> int:
-    """The vectors' length, by the model's configuration: a job's driver needs it and not the weights.
-
-    Args:
-        model_path: The embedder's folder.
-
-    Raises:
-        ModelError: No file states it.
-    """
-    # The last module that changes the length states it: a dense layer, else the pooling, else the transformer.
-    modules = [*sorted(model_path.glob("*_Dense"), reverse=True), *sorted(model_path.glob("*_Pooling")), model_path]
-    for path in [folder / "config.json" for folder in modules]:
-        data = json.loads(path.read_text()) if path.is_file() else {}
-        for key in ("out_features", "word_embedding_dimension", "embedding_dimension", "hidden_size"):
-            if isinstance(data.get(key), int):
-                return int(data[key])
-    raise ModelError("its configuration states no dimension", where=str(model_path), remedy="name an embedder")
+        Args:
+            texts: One at least.
+            prompt: What is put before each.
+            batch_size: Texts in one forward pass.
+            question: They are questions, and not passages.
+        """
+        ...
 
 
 class Embedder:
@@ -119,73 +89,59 @@ class Embedder:
                 "no safetensors weights in it", where=str(model_path), remedy="name an embedder saved as safetensors"
             )
         self.prompts = find_prompts(model_path) if prompts is None else prompts
-        import torch
-        from safetensors import SafetensorError
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.base.modules import Transformer
-
-        try:
-            self._model: Any = SentenceTransformer(
-                str(model_path),
-                device="cuda" if read_processor().has_gpu else "cpu",
-                trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-            )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelError(
-                f"not an embedder that can be loaded: {error}",
-                where=str(model_path),
-                remedy="name a sentence-transformers model",
-            ) from error
         if self.prompts != Prompts():
             logger.warning("embedding with %r before questions and %r before passages", *astuple(self.prompts))
-        self.max_tokens = int(self._model.max_seq_length or 0)
+        self._path = model_path
         self._batch_size = batch_size
         self._unit = unit
-        on_processor = self._model.device.type == "cpu"
-        self._passes = passes if on_processor else 1
-        self._compilable = on_processor and isinstance(self._model[0], Transformer)
-        # Where pooling leaves out the prompt, sentence-transformers takes the padding after it for a part of it.
-        pools_prompts = all(getattr(module, "include_prompt", True) for module in self._model.modules())
-        if isinstance(self._model[0], Transformer) and pools_prompts:
-            _pad_in_steps(self._model[0], self.max_tokens)
+        self._processor = read_processor()
+        on_gpu = self._processor.has_gpu
+        self._passes = 1 if on_gpu else passes
+        self._compilable = None if on_gpu else open_openvino_model(model_path)
+        self._by_pytorch: PyTorchModel | None = None
         # The same threads all the time: PyTorch keeps memory for each that it ever computed in.
-        self._threads = ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(1,))
-        self.dimension = int(self._model.get_embedding_dimension())
-        # A tokenizer keeps padding and truncation as its state, and changes them at a call that wants others; a change
-        # under another thread's call fails or spoils it. So whoever counts has one of its own, and these first texts
-        # set the model's to what all later ones want.
-        self.dtype: Dtype = "float32"
-        self._autocast = False
-        for question in (False, True):
-            self._pass([""], question)
-        self._counting: Any = copy.deepcopy(self._model.tokenizer.backend_tokenizer)
+        self._threads = ThreadPoolExecutor(self._passes, initializer=compute_alone)
+        model = self._compilable or self._pytorch()
+        self.dimension = model.dimension
+        self.max_tokens = model.max_tokens
+        # Whoever counts has a tokenizer that nobody else uses: padding and truncation are its state.
+        self._counting: Any = copy.deepcopy(model.tokenizer)
         self._counting.no_padding()
         self._counting.no_truncation()
         if self.max_tokens:
             self._counting.enable_truncation(self.max_tokens)
-        if dtype != "auto":
-            self._compute_in(dtype)
-        elif len(samples) < MEASURED_ON or not computes_bf16(read_processor(), cuda=not on_processor):
-            self._compute_in("float32")
+        if dtype == "auto":
+            self.dtype: Dtype = "float32"
+            self._encode = self._computing_in("float32")
+            if len(samples) >= MEASURED_ON and computes_bf16(self._processor, cuda=on_gpu):
+                self._measure_bf16(samples[:MEASURED_ON])
         else:
-            self._measure_bf16(samples[:MEASURED_ON])
+            self.dtype = dtype
+            self._encode = self._computing_in(dtype)
 
-    def _compute_in(self, dtype: Dtype) -> None:
-        self.dtype = dtype
-        bf16 = dtype == "bfloat16"
+    def _pytorch(self) -> PyTorchModel:
+        if self._by_pytorch is None:
+            self._by_pytorch = PyTorchModel(self._path, on_gpu=self._processor.has_gpu)
+        return self._by_pytorch
+
+    def _computing_in(self, dtype: Dtype) -> Encode:
         # Where the processor has no bf16, OpenVINO computes in float32 without a word, and PyTorch emulates it.
-        compilable = self._compilable and (not bf16 or computes_bf16(read_processor(), cuda=False))
-        compiled = compilable and _compiled(self._model[0], bf16=bf16, passes=self._passes)
-        self._autocast = bf16 and not compiled
+        if self._compilable and (dtype == "float32" or computes_bf16(self._processor, cuda=False)):
+            each = 1 if self._passes > 1 else threads()
+            # Two callers, where there are cores: a question must not wait for somebody's long texts.
+            side_by_side = self._passes if self._passes > 1 or 2 * each > cores() else 2
+            encode = self._compilable.computing_in(dtype, passes=side_by_side, threads=each)
+            if encode is not None:
+                return encode
+        return self._pytorch().computing_in(dtype)
 
     def _measure_bf16(self, samples: Sequence[str]) -> None:
-        # Nothing is compiled yet: for so few texts PyTorch's float32 is soon done, and serves as well to compare with.
-        exact = self.encode(samples)
-        self._compute_in("bfloat16")
-        if not _keeps_recall(exact, self.encode(samples)):
-            self._compute_in("float32")
+        exactly, exact = self._encode, self.encode(samples)
+        self._encode = self._computing_in("bfloat16")
+        if _keeps_recall(exact, self.encode(samples)):
+            self.dtype = "bfloat16"
+        else:
+            self._encode = exactly
 
     def __repr__(self) -> str:
         return f"Embedder(dimension={self.dimension}, max_tokens={self.max_tokens}, dtype={self.dtype})"
@@ -215,21 +171,8 @@ class Embedder:
         return unit
 
     def _pass(self, texts: Sequence[str], question: bool) -> NDArray[np.float32]:
-        import numpy as np
-        import torch
-
-        encode = self._model.encode_query if question else self._model.encode_document
-        # PyTorch's bf16: what lies between the products stays in float32. With all of it in bf16 one neighbour in 150
-        # is another one, with this one in 250, and it takes but 6 % less time (MiniLM, 512 texts, nearest 10).
-        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._autocast):
-            vectors = encode(
-                list(texts),
-                prompt=self.prompts.query if question else self.prompts.passage,
-                batch_size=self._batch_size,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
-        return np.asarray(vectors, dtype=np.float32)
+        prompt = self.prompts.query if question else self.prompts.passage
+        return self._encode(texts, prompt, self._batch_size, question=question)
 
     def _side_by_side(self, texts: Sequence[str], passes: int, question: bool) -> NDArray[np.float32]:
         import numpy as np
@@ -247,23 +190,6 @@ class Embedder:
         """Tokens that `encode` reads of these texts, together, prompts too; it may be called while others encode."""
         prompt = self.prompts.query if question else self.prompts.passage
         return sum(len(read) for read in self._counting.encode_batch_fast([prompt + text for text in texts]))
-
-
-def _compiled(module: Transformer, *, bf16: bool, passes: int) -> bool:
-    import torch
-
-    if passes > 1:
-        return compile_transformer(module, bf16=bf16, passes=passes, threads=1)
-    # Two callers, where there are cores: a question must not wait for somebody's long texts.
-    threads = torch.get_num_threads()
-    return compile_transformer(module, bf16=bf16, passes=2 if 2 * threads <= cores() else 1, threads=threads)
-
-
-def _pad_in_steps(module: Transformer, max_tokens: int) -> None:
-    # A length that isn't such a multiple may be all that the model has positions for.
-    if max_tokens % LENGTH_STEP == 0:
-        text = {"pad_to_multiple_of": LENGTH_STEP} | module.processing_kwargs.get("text", {})
-        module.processing_kwargs = {**module.processing_kwargs, "text": text}
 
 
 def _keeps_recall(exact: NDArray[np.float32], other: NDArray[np.float32]) -> bool:

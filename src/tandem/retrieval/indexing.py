@@ -156,7 +156,7 @@ class Embed:
         self._spec = spec
         self._unit = unit
         self._threads = threads
-        self._model: Embedder | None = None  # neither loaded nor PyTorch imported if all is cached
+        self._model: Embedder | None = None  # not loaded if all is cached
         self._reading, self._opening = threading.Lock(), threading.Lock()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -183,15 +183,12 @@ class Embed:
         }
 
     def _open(self, samples: list[str]) -> Embedder:
+        from tandem.config.machine import limit_threads
         from tandem.retrieval.embedding import Embedder
 
         with self._opening:
             if self._model is None:
-                import torch
-
-                # Ray allows an actor as many threads as it has logical CPUs, which are for scheduling and not for
-                # arithmetic.
-                torch.set_num_threads(self._threads)
+                limit_threads(self._threads)
                 self._model = Embedder(
                     self._path,
                     self._spec.batch_size,

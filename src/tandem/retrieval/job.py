@@ -13,7 +13,7 @@ from tandem.artifacts.job import JobContext
 from tandem.artifacts.uris import resolve
 from tandem.errors import InputError
 from tandem.retrieval.actor import connect, join_ray
-from tandem.retrieval.embedding import configured_dimension, fingerprint
+from tandem.retrieval.embedder_files import configured_dimension, fingerprint
 from tandem.retrieval.indexing import collection_of, collections_of, gather_files, identity_settings
 from tandem.retrieval.prompts import find_prompts
 from tandem.retrieval.snapshot import IndexSnapshot, snapshot_id, write_snapshot

@@ -12,7 +12,8 @@ from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
 from tandem.retrieval.choosing import diverse, near_enough, rescored
-from tandem.retrieval.embedding import MEASURED_ON, Embedder, fingerprint
+from tandem.retrieval.embedder_files import fingerprint
+from tandem.retrieval.embedding import MEASURED_ON, Embedder
 from tandem.retrieval.prompts import Prompts
 from tandem.retrieval.remembering import Remembering
 from tandem.retrieval.rerank import Reranker

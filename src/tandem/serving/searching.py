@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.config.cluster import Cluster
-from tandem.config.machine import cores
+from tandem.config.machine import cores, limit_threads
 from tandem.errors import NotFoundError, TandemError, UnreachableError
 from tandem.serving.batching import Batcher
 from tandem.serving.readiness import threads_turn
@@ -49,11 +49,9 @@ class Retriever:
     """
 
     def __init__(self, storage: str, spec: dict[str, Any], remembered: int, rag_model: str | None = None) -> None:
-        import torch
-
         from tandem.models.rag_sequence import QuestionEncoder
 
-        torch.set_num_threads(embedding_threads())
+        limit_threads(embedding_threads())
         self._cluster = Cluster.load(Path(storage))
         self._spec = RetrieverSpec.model_validate(spec)
         self._remembered = remembered
@@ -187,7 +185,7 @@ class Retriever:
 
 
 def embedding_threads() -> int:
-    """Of torch, for questions: more than Ray allows a tenth of a CPU; with all cores the engine would wait."""
+    """Of a computation, for questions: more than Ray allows a tenth of a CPU; with all cores the engine would wait."""
     return max(1, min(MOST_THREADS, cores() // 2))
 
 

@@ -6,19 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
 from tiny_models import write_embedder
 
 from tandem.errors import ModelError
 from tandem.retrieval import embedding
-from tandem.retrieval.embedding import (
-    Dtype,
-    Embedder,
-    _pad_in_steps,
-    configured_dimension,
-    fingerprint,
-    neighbours_kept,
-)
+from tandem.retrieval.embedder_files import configured_dimension
+from tandem.retrieval.embedding import Dtype, Embedder, neighbours_kept
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +61,6 @@ def test_a_folder_that_is_no_embedder_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(ModelError, match="not an embedder"):
         Embedder(tmp_path, batch_size=2)
-    with pytest.raises(ModelError, match="no dimension"):
-        configured_dimension(tmp_path)
 
 
 def test_weights_cut_short_are_said_so(model: Path, tmp_path: Path) -> None:
@@ -78,14 +69,6 @@ def test_weights_cut_short_are_said_so(model: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match="not an embedder"):
         Embedder(folder, batch_size=2)
-
-
-def test_the_fingerprint_follows_the_content_and_not_the_place(model: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(model, tmp_path / "elsewhere")
-    assert fingerprint(copy) == fingerprint(model)
-    with (copy / "model.safetensors").open("ab") as file:
-        file.write(b"x")
-    assert fingerprint(copy) != fingerprint(model)
 
 
 def test_in_bf16_vectors_are_nearly_the_same_and_of_length_one(model: Path) -> None:
@@ -117,17 +100,6 @@ def test_bf16_is_taken_where_it_keeps_the_neighbours_of_the_samples(
     embedder = Embedder(model, 2, "auto", passes=2, samples=texts[:samples])
     assert embedder.dtype == computed_in
     assert np.array_equal(embedder.encode(texts), Embedder(model, 2, computed_in, passes=2).encode(texts))
-
-
-def test_passes_have_few_lengths_and_none_that_the_model_has_no_positions_for(model: Path) -> None:
-    def lengths(embedder: Embedder) -> set[int]:
-        texts = ["dog " * words for words in range(1, 140, 3)]
-        return {embedder._model.preprocess([text])["input_ids"].shape[1] for text in texts}
-
-    assert lengths(Embedder(model, batch_size=2)) == set(range(8, 129, 8))
-    module = SentenceTransformer(str(model), device="cpu")[0]
-    _pad_in_steps(module, 127)
-    assert "text" not in module.processing_kwargs
 
 
 def test_neighbours_are_kept_by_equal_vectors_and_lost_by_others() -> None:

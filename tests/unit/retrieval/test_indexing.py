@@ -16,7 +16,8 @@ from tiny_models import write_embedder
 from tandem.retrieval import embedding
 from tandem.retrieval.chunk_ids import pack, unpack
 from tandem.retrieval.chunking import Chunk
-from tandem.retrieval.embedding import Dtype, Embedder, fingerprint
+from tandem.retrieval.embedder_files import fingerprint
+from tandem.retrieval.embedding import Dtype, Embedder
 from tandem.retrieval.embedding_cache import EmbeddingCache
 from tandem.retrieval.indexing import Embed, gather_files, identity_settings, plan_changes
 from tandem.retrieval.prompts import Prompts
@@ -115,7 +116,7 @@ def test_what_is_cached_costs_no_import_of_pytorch(tmp_path: Path) -> None:
     put(tmp_path, write_embedder(tmp_path / "embedder"), "float32", ["the quick brown fox"], 2.0)
     code = (
         "import sys; from pathlib import Path; import numpy as np\n"
-        "from tandem.retrieval.embedding import fingerprint; from tandem.retrieval.indexing import Embed\n"
+        "from tandem.retrieval.embedder_files import fingerprint; from tandem.retrieval.indexing import Embed\n"
         "from tandem.specs.index import EmbedderSpec\n"
         "root, data = Path(sys.argv[1]), np.array([sys.argv[2]]); model = root / 'embedder'\n"
         "made = Embed(model, fingerprint(model), EmbedderSpec(), 1, root)({'data': data})\n"

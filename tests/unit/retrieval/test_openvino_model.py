@@ -1,9 +1,10 @@
-"""The compiled transformer gives what PyTorch's gives, or PyTorch computes."""
+"""The compiled embedder gives what PyTorch's gives, or PyTorch computes."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -15,12 +16,15 @@ import pytest
 from tiny_models import write_embedder
 
 from tandem.config.machine import computes_bf16, read_processor
+from tandem.errors import ModelError
 from tandem.retrieval import openvino_model
 from tandem.retrieval.embedding import Embedder
+from tandem.retrieval.openvino_model import open_openvino_model
+from tandem.retrieval.pytorch_model import PyTorchModel
 
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="there is no OpenVINO for this machine")
 
-TEXTS = ["fox", "the quick brown fox jumps over the lazy dog", "a long one " * 9, "the default value", "dog " * 40]
+TEXTS = ["fox", "the quick brown fox jumps over the lazy dog", "a long one " * 9, "the default value", "dog " * 140]
 
 
 @pytest.fixture(scope="module")
@@ -28,24 +32,99 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_embedder(tmp_path_factory.mktemp("models") / "embedder")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "converted"
+
+
 @pytest.fixture(scope="module")
 def by_pytorch(model: Path) -> np.ndarray:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "openvino", None)  # as where it isn't installed
-        embedder = Embedder(model, 2)
-        assert not compiled(embedder)
-        return embedder.encode(TEXTS)
+    vectors = PyTorchModel(model, on_gpu=False).encode(TEXTS, "", 2, question=False)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The models that PyTorch loads."""
+    loaded: list[Path] = []
+    load = PyTorchModel.__init__
+
+    def counted(self: PyTorchModel, model_path: Path, *, on_gpu: bool) -> None:
+        loaded.append(model_path)
+        load(self, model_path, on_gpu=on_gpu)
+
+    monkeypatch.setattr(PyTorchModel, "__init__", counted)
+    return loaded
 
 
 def compiled(embedder: Embedder) -> bool:
-    return "forward" in vars(embedder._model[0].model)
+    return embedder._by_pytorch is None
 
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_it_gives_the_vectors_that_pytorch_gives(model: Path, by_pytorch: np.ndarray, passes: int) -> None:
-    embedder = Embedder(model, 2, passes=passes)
-    assert compiled(embedder)
-    assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
+    for _ in ("converted", "read"):
+        embedder = Embedder(model, 2, passes=passes)
+        assert compiled(embedder)
+        assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
+        assert (embedder.dimension, embedder.max_tokens) == (32, 128)
+
+
+def test_it_is_converted_once(model: Path, tmp_path: Path, cache: Path, loads: list[Path]) -> None:
+    for path in (model, model, shutil.copytree(model, tmp_path / "the same elsewhere")):
+        Embedder(path, 2)
+    assert loads == [model]
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_other_weights_are_another_conversion(model: Path, tmp_path: Path, loads: list[Path]) -> None:
+    Embedder(model, 2)
+    other = write_embedder(tmp_path / "other", hidden=16)
+    assert Embedder(other, 2).dimension == 16
+    assert loads == [model, other]
+
+
+def test_once_converted_it_needs_neither_pytorch_nor_transformers(model: Path, by_pytorch: np.ndarray) -> None:
+    Embedder(model, 2)
+    code = (
+        "import json, sys; from pathlib import Path\n"
+        "from tandem.retrieval.embedding import Embedder\n"
+        "vectors = Embedder(Path(sys.argv[1]), 2, passes=2).encode(json.loads(sys.argv[2]))\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers'} & sys.modules.keys()\n"
+        "print(json.dumps([vectors.tolist(), sorted(heavy)]))"
+    )
+    command = [sys.executable, "-c", code, str(model), json.dumps(TEXTS)]
+    vectors, heavy = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert heavy == []
+    assert np.allclose(vectors, by_pytorch, atol=1e-5)
+
+
+def test_where_nothing_can_be_kept_it_is_converted_each_time(
+    model: Path, by_pytorch: np.ndarray, cache: Path, loads: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.mkdir()
+    cache.write_text("a file where the folder should be")
+    for _ in range(2):
+        embedder = Embedder(model, 2)
+        assert compiled(embedder)
+        assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
+    assert loads == [model] * 2
+    assert caplog.text.count("it can't be kept") == 2
+
+
+def test_two_that_convert_at_once_keep_one(model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert = openvino_model._convert
+
+    def slower(model_path: Path) -> Any:
+        converted = convert(model_path)
+        monkeypatch.setattr(openvino_model, "_convert", convert)
+        assert open_openvino_model(model_path)  # the other one is done first
+        return converted
+
+    monkeypatch.setattr(openvino_model, "_convert", slower)
+    assert open_openvino_model(model)
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_it_computes_in_bf16_when_that_is_asked_for(model: Path, by_pytorch: np.ndarray) -> None:
@@ -64,7 +143,7 @@ def test_many_callers_at_once_get_their_own_vectors(model: Path, by_pytorch: np.
             assert np.allclose(vectors[0], by_pytorch[number % 5], atol=1e-5)
 
 
-@pytest.mark.parametrize(("factor", "said"), [(1.01, "0.01"), (float("nan"), "inf")])
+@pytest.mark.parametrize(("factor", "said"), [(1.01, "0.01"), (float("nan"), "nan")])
 def test_a_model_that_comes_out_otherwise_stays_with_pytorch(
     model: Path,
     by_pytorch: np.ndarray,
@@ -73,19 +152,8 @@ def test_a_model_that_comes_out_otherwise_stays_with_pytorch(
     factor: float,
     said: str,
 ) -> None:
-    whole = openvino_model._forward
-
-    def wrong(*args: Any) -> Any:
-        forward = whole(*args)
-
-        def wrongly(**features: Any) -> Any:
-            made = forward(**features)
-            made.last_hidden_state *= factor
-            return made
-
-        return wrongly
-
-    monkeypatch.setattr(openvino_model, "_forward", wrong)
+    right = openvino_model._encode
+    monkeypatch.setattr(openvino_model, "_encode", lambda *args, **named: factor * right(*args, **named))
     embedder = Embedder(model, 2)
     assert not compiled(embedder)
     assert f"OpenVINO's values differ by {said}" in caplog.text
@@ -105,16 +173,33 @@ def test_a_model_that_cant_be_converted_stays_with_pytorch(
     assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
 
 
+def test_where_it_isnt_installed_pytorch_computes(
+    model: Path, by_pytorch: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_model, "find_spec", lambda _: None)
+    embedder = Embedder(model, 2, passes=2)
+    assert not compiled(embedder)
+    assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
+
+
+def test_what_is_pooled_without_its_prompt_stays_with_pytorch(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "without-prompt")
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
+    assert not compiled(Embedder(folder, 2))
+    assert "depends on the prompt" in caplog.text
+
+
+def test_a_folder_that_is_no_embedder_is_not_left_to_pytorch(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not an embedder"):
+        open_openvino_model(tmp_path)
+
+
 def test_nobody_is_told_that_it_is_used(model: Path) -> None:
     assert compiled(Embedder(model, 2))
     assert sys.modules["openvino_telemetry"] is None
     from openvino.tools.ovc import telemetry_stub, telemetry_utils
 
     assert telemetry_utils.tm is telemetry_stub
-
-
-def test_a_model_of_which_all_layers_are_read_stays_with_pytorch(model: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(model, tmp_path / "all-layers")
-    (config,) = [path for path in folder.rglob("config.json") if "model_type" in json.loads(path.read_text())]
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"output_hidden_states": True}))
-    assert not compiled(Embedder(folder, 2))

@@ -14,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 from tiny_models import write_embedder
 
 from tandem.errors import ModelError
-from tandem.retrieval.embedding import Embedder, fingerprint
+from tandem.retrieval.embedder_files import fingerprint
+from tandem.retrieval.embedding import Embedder
 from tandem.retrieval.prompts import Prompts, find_prompts
 
 QUERY, PASSAGE = "what is the default question: ", "the document: "

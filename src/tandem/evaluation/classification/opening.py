@@ -57,7 +57,8 @@ def open_encoder(spec: EmbedderSpec, storage: Path) -> RememberingEncoder:
     """
     from tandem.artifacts.uris import resolve
     from tandem.config.machine import cores
-    from tandem.retrieval.embedding import Embedder, fingerprint
+    from tandem.retrieval.embedder_files import fingerprint
+    from tandem.retrieval.embedding import Embedder
     from tandem.retrieval.embedding_cache import EmbeddingCache
     from tandem.retrieval.prompts import find_prompts
 

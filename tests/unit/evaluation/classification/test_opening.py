@@ -6,7 +6,8 @@ import numpy as np
 from tiny_models import write_embedder
 
 from tandem.evaluation.classification.opening import open_encoder
-from tandem.retrieval.embedding import Embedder, fingerprint
+from tandem.retrieval.embedder_files import fingerprint
+from tandem.retrieval.embedding import Embedder
 from tandem.retrieval.embedding_cache import EmbeddingCache
 from tandem.retrieval.prompts import Prompts
 from tandem.specs.index import EmbedderSpec
