@@ -5,7 +5,8 @@ cores. The bare embedder is the ceiling: it reads nothing and writes nothing, an
 does and the texts' neighbours stay, as the job decides it. Each runs in a process of its own. What counts is the same
 for all, and stands in `ingestion_sides`: from the beginning of reading to the last vector stored. The others have no
 start in it, so that their rates don't depend on how many documents there are, and they get fewer; the job has, and gets
-what an index has.
+what an index has. A shared machine's speed changes within minutes by more than what is asked: the ceiling is measured
+just before the job and just after it, and ratios are those of a round.
 
 `ingestion_memory` asks whether a process or the object store grows with the corpus, with a tiny random embedder as a
 stand-in. Workers are watched under what they do at the time; `together` is all of Ray's and the driver's processes and
@@ -30,10 +31,10 @@ from benchmarks.report import Result, versions
 from benchmarks.texts import ROOT, pieces
 from benchmarks.training_runs import ray_head
 
-DOCUMENTS = {"bare": 2_000, "tandem": 40_000, "haystack": 1_000, "llama_index": 1_000}
+DOCUMENTS = {"bare": 8_000, "tandem": 40_000, "haystack": 1_000, "llama_index": 1_000}
 WORDS, STEP = 48, 16  # of a piece, and from one to the next
 ROUNDS = 2
-SIDES = tuple(DOCUMENTS)
+ORDER = ("bare", "tandem", "bare", "haystack", "llama_index")
 MEMORY_SIZES = (10_000, 100_000)
 MEMORY_WORDS = (16, 7)  # of a piece, and from one to the next: there must be so many
 SAMPLE_S = 0.25
@@ -52,7 +53,7 @@ OBJECT_STORE, TOGETHER = "object store", "together"
 
 
 def run() -> Result:
-    """All contenders on files of one kind, in rounds that go forth and back."""
+    """All contenders on files of one kind, in rounds."""
     embedder = _embedder()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-", ignore_cleanup_errors=True) as scratch:
         root = Path(scratch)
@@ -61,17 +62,18 @@ def run() -> Result:
             for side, count in DOCUMENTS.items()
         }
         dtype = settings["bare"]["dtype"] = _fastest_dtype(settings["bare"])
-        measured: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        rounds: list[list[dict[str, float]]] = []
         for number in range(ROUNDS):
-            for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-                measured[side].append(_run(side, root / f"{number}-{side}", settings[side]))
-                print(f"{side}: {measured[side][-1]}", flush=True)
+            rounds.append([])
+            for place, side in enumerate(ORDER):
+                rounds[-1].append(_run(side, root / f"{number}-{place}-{side}", settings[side]))
+                print(f"{side}: {rounds[-1][-1]}", flush=True)
     return Result(
         "ingestion",
         "chunks per second from documents to a searchable collection",
         {"documents": str(DOCUMENTS), "words": WORDS, "rounds": ROUNDS, "ceiling": dtype},
         versions("ray", "torch", "sentence-transformers", "haystack-ai", "llama-index-core", "qdrant-edge-py"),
-        _rows(measured),
+        _rows(rounds),
     )
 
 
@@ -107,17 +109,23 @@ def _fastest_dtype(setting: dict[str, Any]) -> str:
     return Embedder(Path(setting["embedder"]), 32, "auto", samples=embedded_texts(setting)).dtype
 
 
-def _rows(measured: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    rates = {side: statistics.median(one["rate"] for one in runs) for side, runs in measured.items()}
+def _rows(rounds: list[list[dict[str, float]]]) -> list[dict[str, Any]]:
+    def of_rounds(side: str, key: str) -> list[float]:
+        return [statistics.mean(one[key] for at, one in zip(ORDER, runs, strict=True) if at == side) for runs in rounds]
+
+    def ratio(side: str, other: str) -> float:
+        pairs = zip(of_rounds(side, "rate"), of_rounds(other, "rate"), strict=True)
+        return statistics.median(one / another for one, another in pairs)
+
     return [
         {
             "contender": side,
-            "chunks/s": rates[side],
-            "÷ bare": rates[side] / rates["bare"],
-            "tandem ÷ this": rates["tandem"] / rates[side],
-            "whole, s": statistics.median(one["seconds"] for one in runs),
+            "chunks/s": statistics.median(of_rounds(side, "rate")),
+            "÷ bare": ratio(side, "bare"),
+            "tandem ÷ this": ratio("tandem", side),
+            "whole, s": statistics.median(of_rounds(side, "seconds")),
         }
-        for side, runs in measured.items()
+        for side in DOCUMENTS
     ]
 
 

@@ -125,6 +125,7 @@ class EdgeStore:
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write points, in place of those with the same ids; the write-ahead log makes them durable."""
+        import numpy as np
         from qdrant_edge import Point as EdgePoint
         from qdrant_edge import SparseVector as EdgeSparse
         from qdrant_edge import UpdateOperation
@@ -134,7 +135,8 @@ class EdgeStore:
             return
         rows = []
         for point in points:
-            vectors: dict[str, Any] = {DENSE: point.vector}
+            # Of an array the engine takes each number apart.
+            vectors: dict[str, Any] = {DENSE: np.asarray(point.vector).tolist()}
             if point.sparse is not None:
                 vectors[SPARSE] = EdgeSparse(point.sparse.indices, point.sparse.values)
             rows.append((point.id, vectors, point.payload))

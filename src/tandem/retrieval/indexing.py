@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,7 +233,9 @@ class Write:
 
 def payload(chunk: Chunk) -> dict[str, Any]:
     """What the store keeps of a chunk."""
-    fields = asdict(chunk)
-    del fields["id"]
     # Without a tenant a point belongs to nobody and is shown to everyone.
-    return {name: value for name, value in fields.items() if name not in _OPTIONAL or value is not None}
+    return {
+        name: value
+        for name, value in vars(chunk).items()
+        if name != "id" and (name not in _OPTIONAL or value is not None)
+    }

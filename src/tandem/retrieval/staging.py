@@ -10,7 +10,7 @@ import json
 import pickle
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ class Stage:
             tenant = document_tenant(document, self._tenant_field)
             tokenizer = _tokenizer(self._embedder)
             chunks = chunk_document(document, self._chunk, tokenizer, salt=self._settings, tenant=tenant)
-            rows = [(chunk.id, json.dumps(asdict(chunk), default=str)) for chunk in chunks]
+            rows = [(chunk.id, json.dumps(vars(chunk), default=str)) for chunk in chunks]
         except DataError as error:
             staged.faults.append(Fault(name, document.line, f"{document.source}: {error.what}"))
         except RecursionError:
