@@ -131,8 +131,7 @@ def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
 
 
 def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], None]:
-    import torch
-
+    from tandem.config.machine import limit_threads
     from tandem.models.engines.prompting import load_tokenizer, token_ids
     from tandem.retrieval.retriever import open_retriever
     from tandem.serving.api_keys import Caller
@@ -140,7 +139,7 @@ def _in_process(cluster: Cluster, spec: Any, model: Path) -> Callable[[str], Non
     from tandem.serving.requests import ChatRequest
     from tandem.serving.searching import embedding_threads
 
-    torch.set_num_threads(embedding_threads())
+    limit_threads(embedding_threads())
     retriever = open_retriever(cluster, NAME, quick=True)
     tokenizer = load_tokenizer(model)
 

@@ -68,11 +68,12 @@ def test_an_embedder_gives_the_vectors_that_a_processor_gives(
 ) -> None:
     texts = [TEXT[at : at + 60] for at in range(0, 200, 7)]
     ours = Embedder(embedder, 8, dtype)
-    assert ours._model.device.type == "cuda"
+    assert ours._by_pytorch is not None
+    assert ours._by_pytorch.model.device.type == "cuda"
     vectors = ours.encode(texts)
     monkeypatch.setattr(embedding, "read_processor", lambda: processor(cuda=False))
     plain = Embedder(embedder, 8)
-    assert plain._model.device.type == "cpu"
+    assert plain._by_pytorch is None or plain._by_pytorch.model.device.type == "cpu"
     assert float(np.min(np.sum(vectors * plain.encode(texts), axis=1))) > likeness
 
 

@@ -21,7 +21,9 @@ def cores() -> int:
 
 
 def threads() -> int:
-    """Threads that one computation of this process has: $OMP_NUM_THREADS, which Ray sets for its workers, else all."""
+    """Threads that a computation of this process has: PyTorch's if it is imported, else $OMP_NUM_THREADS or all."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
     stated = os.environ.get("OMP_NUM_THREADS", "")
     return int(stated) if stated.isdigit() and int(stated) else cores()
 
@@ -34,12 +36,6 @@ def limit_threads(count: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(count)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(count)
-
-
-def compute_alone() -> None:
-    """Let a computation of this thread have no other; for threads that compute side by side."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

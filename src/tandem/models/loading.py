@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -92,19 +91,17 @@ def _converted(gguf: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
-    try:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+        whole = Path(scratch) / "whole"  # a temporary folder is its owner's alone, and this one everybody's
         options = {"gguf_file": gguf.name, "trust_remote_code": False}
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
         )
-        model.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(scratch)
+        model.save_pretrained(whole)
+        AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(whole)
         try:
-            scratch.rename(target)
+            whole.rename(target)
         except OSError:
             if not target.is_dir():  # else another process converted it meanwhile
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target

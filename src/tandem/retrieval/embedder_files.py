@@ -16,7 +16,8 @@ _IDENTITY = (
     "tokenizer_config.json",
     "config.json",
     "modules.json",
-    "sentence_bert_config.json",
+    "sentence_*_config.json",
+    "adapter_config.json",
     CONFIGURATION,
 )
 

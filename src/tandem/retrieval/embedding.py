@@ -10,7 +10,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tandem.config.machine import compute_alone, computes_bf16, cores, read_processor, threads
+from tandem.config.machine import computes_bf16, cores, read_processor, threads
 from tandem.errors import ModelError
 from tandem.retrieval.openvino_model import open_openvino_model
 from tandem.retrieval.prompts import Prompts, find_prompts
@@ -97,11 +97,14 @@ class Embedder:
         self._processor = read_processor()
         on_gpu = self._processor.has_gpu
         self._passes = 1 if on_gpu else passes
-        self._compilable = None if on_gpu else open_openvino_model(model_path)
+        self._threads = ThreadPoolExecutor(self._passes)
         self._by_pytorch: PyTorchModel | None = None
-        # The same threads all the time: PyTorch keeps memory for each that it ever computed in.
-        self._threads = ThreadPoolExecutor(self._passes, initializer=compute_alone)
-        model = self._compilable or self._pytorch()
+        # Where the processor has no bf16, OpenVINO computes in float32 without a word, and PyTorch emulates it.
+        emulated = dtype == "bfloat16" and not computes_bf16(self._processor, cuda=False)
+        self._converted = None if on_gpu or emulated else open_openvino_model(model_path, self._pytorch)
+        if self._converted:
+            self._by_pytorch = None
+        model = self._converted or self._pytorch()
         self.dimension = model.dimension
         self.max_tokens = model.max_tokens
         # Whoever counts has a tokenizer that nobody else uses: padding and truncation are its state.
@@ -122,17 +125,21 @@ class Embedder:
     def _pytorch(self) -> PyTorchModel:
         if self._by_pytorch is None:
             self._by_pytorch = PyTorchModel(self._path, on_gpu=self._processor.has_gpu)
+            import torch
+
+            # The same threads all the time: PyTorch keeps memory for each that it ever computed in.
+            self._threads = ThreadPoolExecutor(self._passes, initializer=torch.set_num_threads, initargs=(1,))
         return self._by_pytorch
 
     def _computing_in(self, dtype: Dtype) -> Encode:
-        # Where the processor has no bf16, OpenVINO computes in float32 without a word, and PyTorch emulates it.
-        if self._compilable and (dtype == "float32" or computes_bf16(self._processor, cuda=False)):
+        if self._converted:
             each = 1 if self._passes > 1 else threads()
             # Two callers, where there are cores: a question must not wait for somebody's long texts.
             side_by_side = self._passes if self._passes > 1 or 2 * each > cores() else 2
-            encode = self._compilable.computing_in(dtype, passes=side_by_side, threads=each)
+            encode = self._converted.computing_in(dtype, passes=side_by_side, threads=each)
             if encode is not None:
                 return encode
+            self._converted = None  # what doesn't do in one type isn't tried in the other
         return self._pytorch().computing_in(dtype)
 
     def _measure_bf16(self, samples: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from tandem.artifacts.uris import cache_path
 from tandem.errors import ModelError
 from tandem.retrieval.embedder_files import fingerprint
+from tandem.retrieval.pytorch_model import LENGTH_STEP, PyTorchModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,13 +40,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LAYOUT = "1"  # of what is kept: another one is converted anew
-_CONVERTERS = ("openvino", "torch", "transformers", "sentence-transformers")
+_MADE_BY = ("openvino", "torch", "transformers", "sentence-transformers", "tokenizers")
 _GRAPH, _TOKENIZER, _EXPECTED = "model.xml", "tokenizer.json", "expected.npy"
 
 # Of other lengths than what is tried: what a trace took for a constant shows in other shapes.
 _TRACED = ("a text", "a text that is longer than the one before it")
-_TRIED = ("", "short", "A third text, which is longer: ﬁ \t naïve.  ", "word " * 512)
+_TRIED = ("", "short", "A third text, which is longer: ﬁ \t naïve.  ", " ".join(map(str, range(512))))
 _PROMPT = "a prompt: "
 _SAME: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.1}  # a vector's difference, over its length
 _PRECISION: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16"}
@@ -81,13 +81,26 @@ class OpenVinoModel:
         """Compile it, and see whether it gives what PyTorch gives.
 
         Args:
-            dtype: What is computed in. Pooling and what follows stay in float32.
+            dtype: What is computed in. What follows the last product of matrices, for most models the pooling, stays in
+                float32.
             passes: Forward passes side by side.
             threads: Of each.
 
         Returns:
-            What embeds; None if the vectors are others, and the log says so.
+            What embeds; None if the vectors are others or it can't be compiled, and the log says so.
         """
+        try:
+            encode = self._compile(dtype, passes, threads)
+            difference = _difference(encode, self.expected)
+        except Exception as error:  # noqa: BLE001 - whatever it can't be computed for, PyTorch computes it
+            _refuse(error)
+            return None
+        if not difference <= _SAME[dtype]:  # nor if it isn't a number
+            _refuse(f"its values differ by {difference:.2g}")
+            return None
+        return encode
+
+    def _compile(self, dtype: Dtype, passes: int, threads: int) -> Encode:
         import openvino
 
         properties = {
@@ -102,19 +115,16 @@ class OpenVinoModel:
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(passes):
             requests.put(compiled.create_infer_request())
-        encode = functools.partial(_encode, self.tokenizer, requests)
-        difference = _difference(encode, self.expected)
-        if not difference <= _SAME[dtype]:  # nor if it isn't a number
-            logger.warning("the embedder is computed by PyTorch: OpenVINO's values differ by %.2g", difference)
-            return None
-        return encode
+        names = [each.get_any_name() for each in compiled.inputs]
+        return functools.partial(_encode, self.tokenizer, names, requests)
 
 
-def open_openvino_model(model_path: Path) -> OpenVinoModel | None:
+def open_openvino_model(model_path: Path, load: Callable[[], PyTorchModel]) -> OpenVinoModel | None:
     """An embedder for OpenVINO: as it is kept, else converted and kept.
 
     Args:
         model_path: The embedder's folder.
+        load: Loads it, on a processor, to be converted.
 
     Returns:
         None where OpenVINO isn't installed or can't take the model; the log says why.
@@ -126,23 +136,36 @@ def open_openvino_model(model_path: Path) -> OpenVinoModel | None:
         return None
     # What would tell Intel of every import and conversion: without it OpenVINO tells nobody.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    kept = _kept_at(model_path)
     try:
-        if kept.is_dir():
-            return _read(kept)
-        converted = _convert(model_path)
+        kept = _kept_at(model_path)
+        return _read_kept(kept) or _keep(_convert(load()), kept)
     except ModelError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a model can't be converted for, PyTorch computes it
-        logger.warning("the embedder is computed by PyTorch: OpenVINO can't take it: %s", str(error)[:300])
+        _refuse(error)
         return None
-    return _keep(converted, kept)
+
+
+def _refuse(why: object) -> None:
+    logger.warning("the embedder is computed by PyTorch: OpenVINO can't take it: %s", str(why)[:300])
 
 
 def _kept_at(model_path: Path) -> Path:
-    made_by = [f"{name} {version(name)}" for name in _CONVERTERS]
-    key = hashlib.sha256("\n".join([_LAYOUT, fingerprint(model_path), *made_by]).encode()).hexdigest()
+    made_by = [f"{name} {version(name)}" for name in _MADE_BY]
+    tried = repr((_TRACED, _TRIED, _PROMPT, LENGTH_STEP))
+    key = hashlib.sha256("\n".join([fingerprint(model_path), tried, *made_by]).encode()).hexdigest()
     return cache_path() / "converted" / f"openvino-{key[:16]}"
+
+
+def _read_kept(folder: Path) -> OpenVinoModel | None:
+    if not folder.is_dir():
+        return None
+    try:
+        return _read(folder)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it can be made again
+        logger.warning("the converted embedder in %s can't be read, and is made again: %s", folder, str(error)[:300])
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def _read(folder: Path) -> OpenVinoModel:
@@ -157,21 +180,15 @@ def _read(folder: Path) -> OpenVinoModel:
     )
 
 
-def _convert(model_path: Path) -> OpenVinoModel:
-    """By PyTorch, which the result holds on to.
+def _convert(by_pytorch: PyTorchModel) -> OpenVinoModel:
+    """The result holds on to PyTorch's weights.
 
     Raises:
-        ModelError: The folder isn't an embedder.
-        Exception: Whatever OpenVINO has against it.
+        Exception: Whatever OpenVINO has against it; it gives other vectors.
     """
-    import copy
-
     import openvino
     import torch
 
-    from tandem.retrieval.pytorch_model import PyTorchModel
-
-    by_pytorch = PyTorchModel(model_path, on_gpu=False)
     if not by_pytorch.pools_prompts:
         raise ValueError("what it pools depends on the prompt")
     features = by_pytorch.model.preprocess(list(_TRACED))
@@ -186,14 +203,18 @@ def _convert(model_path: Path) -> OpenVinoModel:
 
         def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
             vectors: torch.Tensor = self.model(dict(zip(inputs, tensors, strict=True)))["sentence_embedding"]
-            return vectors
+            return vectors[:, : by_pytorch.dimension]  # cut where its configuration says so
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = openvino.convert_model(Whole().eval(), example_input=tuple(inputs.values()))
     for place, name in zip(graph.inputs, inputs, strict=True):
         place.get_tensor().set_names({name})
-    return OpenVinoModel(graph, copy.deepcopy(by_pytorch.tokenizer), _try_out(by_pytorch.encode))
+    converted = OpenVinoModel(graph, by_pytorch.settled_tokenizer(), _try_out(by_pytorch.encode))
+    difference = _difference(converted._compile("float32", passes=1, threads=1), converted.expected)
+    if not difference <= _SAME["float32"]:
+        raise ValueError(f"its values differ by {difference:.2g}")
+    return converted
 
 
 def _keep(converted: OpenVinoModel, target: Path) -> OpenVinoModel:
@@ -203,54 +224,49 @@ def _keep(converted: OpenVinoModel, target: Path) -> OpenVinoModel:
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
-    except OSError as error:
-        logger.warning("the embedder will be converted again each time: it can't be kept: %s", error)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+            whole = Path(scratch) / "whole"  # a temporary folder is its owner's alone, and this one everybody's
+            whole.mkdir()
+            openvino.save_model(converted.graph, whole / _GRAPH, compress_to_fp16=False)
+            converted.tokenizer.save(str(whole / _TOKENIZER))
+            np.save(whole / _EXPECTED, converted.expected)
+            _read(whole)  # a full disk isn't always told of
+            if not target.is_dir():  # else another process converted it meanwhile
+                whole.rename(target)
+        return _read(target)
+    except Exception as error:  # noqa: BLE001 - each library has its own for a disk that is full or read-only
+        logger.warning("the embedder will be converted again each time: it can't be kept: %s", str(error)[:300])
         return converted
-    try:
-        openvino.save_model(converted.graph, scratch / _GRAPH, compress_to_fp16=False)
-        converted.tokenizer.save(str(scratch / _TOKENIZER))
-        np.save(scratch / _EXPECTED, converted.expected)
-        scratch.rename(target)
-    except (OSError, RuntimeError) as error:
-        if not target.is_dir():  # else another process converted it meanwhile
-            logger.warning("the embedder will be converted again each time: it can't be kept: %s", error)
-            return converted
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return _read(target)
 
 
 def _encode(
     tokenizer: Tokenizer,
+    names: list[str],
     requests: queue.SimpleQueue[Any],
     texts: Sequence[str],
     prompt: str,
     batch_size: int,
     *,
-    question: bool,  # noqa: ARG001 - the graph is the same: what is tried tells
+    question: bool,  # noqa: ARG001 - both are computed alike, else it isn't converted
 ) -> NDArray[np.float32]:
     """See `Encode`."""
     import numpy as np
 
     # As sentence-transformers does it: little of a batch is padding.
     longest_first = sorted(range(len(texts)), key=lambda at: -len(texts[at]))
-    vectors: NDArray[np.float32] | None = None
-    request = requests.get()
-    try:
-        for begin in range(0, len(texts), batch_size):
-            places = longest_first[begin : begin + batch_size]
-            read = tokenizer.encode_batch_fast([prompt + texts[at] for at in places])
-            names = [each.get_any_name() for each in request.model_inputs]
-            inputs = {name: np.array([getattr(text, _FIELDS[name]) for text in read], dtype=np.int64) for name in names}
+    places = [longest_first[begin : begin + batch_size] for begin in range(0, len(texts), batch_size)]
+    parts = []
+    for batch in places:
+        read = tokenizer.encode_batch_fast([prompt + texts[at] for at in batch])
+        inputs = {name: np.array([getattr(text, _FIELDS[name]) for text in read], dtype=np.int64) for name in names}
+        request = requests.get()
+        try:
             # Shared: the next call writes there.
-            found = request.infer(inputs, share_inputs=True, share_outputs=True)[0]
-            if vectors is None:
-                vectors = np.empty((len(texts), found.shape[1]), dtype=np.float32)
-            vectors[places] = found
-    finally:
-        requests.put(request)
-    assert vectors is not None  # nobody embeds nothing
+            parts.append(request.infer(inputs, share_inputs=True, share_outputs=True)[0].copy())
+        finally:
+            requests.put(request)
+    vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float32)
+    vectors[np.concatenate(places)] = np.concatenate(parts)
     return vectors
 
 
@@ -272,4 +288,6 @@ def _difference(encode: Encode, expected: NDArray[np.float32]) -> float:
     import numpy as np
 
     made = _try_out(encode)
+    if made.shape != expected.shape:
+        return float("inf")
     return float((np.linalg.norm(made - expected, axis=1) / np.linalg.norm(expected, axis=1)).max())

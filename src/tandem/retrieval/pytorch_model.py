@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,22 +59,33 @@ class PyTorchModel:
                 where=str(model_path),
                 remedy="name a sentence-transformers model",
             ) from error
-        self.max_tokens = int(self.model.max_seq_length or 0)
         self.dimension = int(self.model.get_embedding_dimension())
         self.pools_prompts = all(getattr(module, "include_prompt", True) for module in self.model.modules())
         # Where pooling leaves out the prompt, sentence-transformers takes the padding after it for a part of it.
         if isinstance(self.model[0], Transformer) and self.pools_prompts:
-            _pad_in_steps(self.model[0], self.max_tokens)
+            _pad_in_steps(self.model[0], self.model.max_seq_length)
         # A tokenizer keeps padding and truncation as its state, and changes them at a call that wants others; a change
         # under another thread's call fails or spoils it. These first texts set it to what all later ones want.
-        for question in (False, True):
-            self.encode([""], "", 1, question=question)
+        self.encode([""], "", 1, question=True)
+        self._for_questions = self.tokenizer.to_str()
+        self.encode([""], "", 1, question=False)
+        self.max_tokens = int((self.tokenizer.truncation or {}).get("max_length", 0))
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that prepares its texts, as it is set for them."""
+        """The tokenizer that prepares its texts, as it is set for passages."""
         tokenizer: Tokenizer = self.model.tokenizer.backend_tokenizer
         return tokenizer
+
+    def settled_tokenizer(self) -> Tokenizer:
+        """A tokenizer of the caller's own, set for all that is embedded.
+
+        Raises:
+            ValueError: Questions are prepared otherwise than passages.
+        """
+        if self.tokenizer.to_str() != self._for_questions:
+            raise ValueError("questions are cut otherwise than passages")
+        return copy.deepcopy(self.tokenizer)
 
     def computing_in(self, dtype: Dtype) -> Encode:
         """What embeds in this type; where the processor has no bf16 it is emulated, and slow."""
@@ -100,8 +112,8 @@ class PyTorchModel:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def _pad_in_steps(module: Any, max_tokens: int) -> None:
+def _pad_in_steps(module: Any, max_tokens: int | None) -> None:
     # A length that isn't such a multiple may be all that the model has positions for.
-    if max_tokens % LENGTH_STEP == 0:
+    if max_tokens is not None and max_tokens % LENGTH_STEP == 0:
         text = {"pad_to_multiple_of": LENGTH_STEP} | module.processing_kwargs.get("text", {})
         module.processing_kwargs = {**module.processing_kwargs, "text": text}

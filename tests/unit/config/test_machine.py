@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import builtins
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +10,16 @@ import pytest
 import ray
 import torch
 
-from tandem.config.machine import Processor, computes_bf16, parse_flags, read_processor
+from tandem.config import machine
+from tandem.config.machine import (
+    Processor,
+    computes_bf16,
+    cores,
+    limit_threads,
+    parse_flags,
+    read_processor,
+    threads,
+)
 
 AVX2 = Processor("x86_64", frozenset({"avx", "avx2"}))
 BF16 = Processor("x86_64", frozenset({"avx2", "avx512_bf16"}))
@@ -62,3 +74,37 @@ def test_an_actor_has_the_gpus_that_it_reserved(monkeypatch, actor, reserved, ha
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     assert read_processor().has_gpu is has_gpu
+
+
+def test_threads_are_those_that_were_said_whether_pytorch_is_imported_or_not(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads() == before
+    try:
+        limit_threads(3)
+        assert (threads(), torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (3, 3, "3")
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert threads() == 3
+    for unsaid in ("", "0", "2,1"):
+        monkeypatch.setenv("OMP_NUM_THREADS", unsaid)
+        assert threads() == cores()
+
+
+def test_where_there_is_no_driver_pytorch_isnt_asked(monkeypatch):
+    monkeypatch.setattr(machine, "_has_driver", lambda: False)
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr("builtins.__import__", _without_torch(builtins.__import__))
+    assert not read_processor().has_gpu
+    monkeypatch.setattr(machine, "_has_driver", lambda: True)
+    with pytest.raises(AssertionError, match="PyTorch is asked"):
+        read_processor()
+
+
+def _without_torch(real):
+    def imported(name, *args, **named):
+        assert name != "torch", "PyTorch is asked"
+        return real(name, *args, **named)
+
+    return imported

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import write_embedder
 
 from tandem.retrieval import embedding
@@ -22,6 +25,15 @@ from tandem.retrieval.embedding_cache import EmbeddingCache
 from tandem.retrieval.indexing import Embed, gather_files, identity_settings, plan_changes
 from tandem.retrieval.prompts import Prompts
 from tandem.specs.index import ChunkSpec, EmbedderSpec, IndexSpec, SourceSpec, VectorIndexSpec
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the stage says of its process holds for no other test."""
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_only_what_is_missing_is_embedded_and_what_is_gone_is_deleted() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +18,10 @@ from tiny_models import write_embedder
 
 from tandem.config.machine import computes_bf16, read_processor
 from tandem.errors import ModelError
-from tandem.retrieval import openvino_model
+from tandem.retrieval import embedding, openvino_model
 from tandem.retrieval.embedding import Embedder
 from tandem.retrieval.openvino_model import open_openvino_model
+from tandem.retrieval.prompts import Prompts
 from tandem.retrieval.pytorch_model import PyTorchModel
 
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="there is no OpenVINO for this machine")
@@ -113,18 +115,16 @@ def test_where_nothing_can_be_kept_it_is_converted_each_time(
     assert caplog.text.count("it can't be kept") == 2
 
 
-def test_two_that_convert_at_once_keep_one(model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert = openvino_model._convert
+def test_two_that_convert_at_once_keep_one(model: Path, by_pytorch: np.ndarray, cache: Path) -> None:
+    others: list[Embedder] = []
 
-    def slower(model_path: Path) -> Any:
-        converted = convert(model_path)
-        monkeypatch.setattr(openvino_model, "_convert", convert)
-        assert open_openvino_model(model_path)  # the other one is done first
-        return converted
+    def load() -> PyTorchModel:
+        others.append(Embedder(model, 2))  # converts it meanwhile
+        return PyTorchModel(model, on_gpu=False)
 
-    monkeypatch.setattr(openvino_model, "_convert", slower)
-    assert open_openvino_model(model)
+    assert open_openvino_model(model, load)
     assert len(list(cache.iterdir())) == 1
+    assert np.allclose(others[0].encode(TEXTS), by_pytorch, atol=1e-5)
 
 
 def test_it_computes_in_bf16_when_that_is_asked_for(model: Path, by_pytorch: np.ndarray) -> None:
@@ -143,34 +143,136 @@ def test_many_callers_at_once_get_their_own_vectors(model: Path, by_pytorch: np.
             assert np.allclose(vectors[0], by_pytorch[number % 5], atol=1e-5)
 
 
-@pytest.mark.parametrize(("factor", "said"), [(1.01, "0.01"), (float("nan"), "nan")])
-def test_a_model_that_comes_out_otherwise_stays_with_pytorch(
+@pytest.mark.parametrize(("factor", "said"), [(1.01, "differ by 0.01"), (float("nan"), "differ by nan")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "auto"])
+def test_a_model_that_comes_out_otherwise_stays_with_pytorch_in_every_type(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    cache: Path,
+    dtype: Any,
+    factor: float,
+    said: str,
+) -> None:
+    # In bf16 so little would pass for rounding.
+    monkeypatch.setattr(embedding, "computes_bf16", lambda *_, **__: True)
+    monkeypatch.setattr(embedding, "MEASURED_ON", 12)
+    right = openvino_model._encode
+    monkeypatch.setattr(openvino_model, "_encode", lambda *args, **named: factor * right(*args, **named))
+    embedder = Embedder(model, 2, dtype, samples=[f"number {number}" for number in range(12)])
+    assert not compiled(embedder)
+    assert said in caplog.text
+    assert not cache.exists()
+    expected = PyTorchModel(model, on_gpu=False).computing_in(embedder.dtype)(TEXTS, "", 2, question=False)
+    assert np.allclose(embedder.encode(TEXTS), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("step", ["openvino.convert_model", "openvino.Core.compile_model"])
+def test_a_model_that_openvino_refuses_stays_with_pytorch(
     model: Path,
     by_pytorch: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    factor: float,
-    said: str,
-) -> None:
-    right = openvino_model._encode
-    monkeypatch.setattr(openvino_model, "_encode", lambda *args, **named: factor * right(*args, **named))
-    embedder = Embedder(model, 2)
-    assert not compiled(embedder)
-    assert f"OpenVINO's values differ by {said}" in caplog.text
-    assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
-
-
-def test_a_model_that_cant_be_converted_stays_with_pytorch(
-    model: Path, by_pytorch: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    loads: list[Path],
+    step: str,
+    kept: bool,
 ) -> None:
     def refused(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr("openvino.convert_model", refused)
-    embedder = Embedder(model, 2)
-    assert not compiled(embedder)
-    assert "no such operation" in caplog.text
+    if kept:
+        Embedder(model, 2)
+    monkeypatch.setattr(step, refused)
+    embedder = Embedder(model, 2, passes=2)
+    assert compiled(embedder) == (kept and "convert" in step)
+    assert compiled(embedder) or "no such operation" in caplog.text
+    assert loads == [model] * (2 if kept and "compile" in step else 1)
     assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "tokenizer.json", "expected.npy"])
+def test_a_conversion_that_cant_be_read_is_made_again(
+    model: Path, by_pytorch: np.ndarray, cache: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    Embedder(model, 2)
+    (file,) = cache.glob(f"*/{name}")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    embedder = Embedder(model, 2)
+    assert "is made again" in caplog.text
+    assert compiled(embedder)
+    assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
+    caplog.clear()
+    assert np.allclose(Embedder(model, 2).encode(TEXTS), by_pytorch, atol=1e-5)
+    assert caplog.text == ""
+
+
+def test_whoever_shares_the_cache_can_read_it(model: Path, cache: Path) -> None:
+    Embedder(model, 2)
+    (kept,) = cache.iterdir()
+    (cache.parent / "other").mkdir()
+    assert kept.stat().st_mode == (cache.parent / "other").stat().st_mode
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def with_token_types(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+
+
+def with_a_dense_layer(folder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    whole = SentenceTransformer(str(folder), device="cpu")
+    SentenceTransformer(modules=[whole[0], whole[1], Dense(32, 16)], device="cpu").save_pretrained(str(folder))
+
+
+def pooled_by_its_last_token(folder: Path) -> None:
+    change(folder / "1_Pooling" / "config.json", pooling_mode="lasttoken")
+    change(folder / "tokenizer_config.json", padding_side="left")
+
+
+def cut_to_eight_numbers(folder: Path) -> None:
+    change(folder / "config_sentence_transformers.json", truncate_dim=8)
+
+
+def with_lower_case(folder: Path) -> None:
+    change(folder / "sentence_bert_config.json", do_lower_case=True)
+
+
+def with_short_questions(folder: Path) -> None:
+    change(folder / "sentence_bert_config.json", query_length=8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [
+        (with_token_types, True),
+        (with_a_dense_layer, True),
+        (pooled_by_its_last_token, True),
+        (cut_to_eight_numbers, True),
+        (with_lower_case, True),
+        (with_short_questions, False),
+    ],
+)
+def test_embedders_of_every_kind_give_what_sentence_transformers_gives(
+    model: Path, tmp_path: Path, kind: Callable[[Path], None], taken: bool
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "other")
+    kind(folder)
+    # PyTorch's side is asked one kind of text after the other, by one thread: that is how it is right.
+    peer = PyTorchModel(folder, on_gpu=False)
+    texts = [text.upper() for text in TEXTS]
+    expected = {kind: peer.encode(texts, "a prompt: ", 2, question=kind) for kind in (True, False)}
+    for _ in ("converted", "read"):
+        embedder = Embedder(folder, 2, unit=False, prompts=Prompts("a prompt: ", "a prompt: "))
+        assert compiled(embedder) == taken
+        assert embedder.dimension == expected[True].shape[1]
+        for question, vectors in expected.items():
+            assert np.allclose(embedder.encode(texts, question=question), vectors, atol=1e-5)
 
 
 def test_where_it_isnt_installed_pytorch_computes(
@@ -194,7 +296,7 @@ def test_what_is_pooled_without_its_prompt_stays_with_pytorch(
 
 def test_a_folder_that_is_no_embedder_is_not_left_to_pytorch(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not an embedder"):
-        open_openvino_model(tmp_path)
+        open_openvino_model(tmp_path, lambda: PyTorchModel(tmp_path, on_gpu=False))
 
 
 def test_nobody_is_told_that_it_is_used(model: Path) -> None:

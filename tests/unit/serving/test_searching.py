@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Index]]:
 
     monkeypatch.setattr(retrieval, "open_retriever", open_retriever)
     monkeypatch.setattr(Cluster, "load", lambda _: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))  # it is changed, and set back
     threads = torch.get_num_threads()
     yield found
     torch.set_num_threads(threads)
