@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a cache of its own, so that what is tested is converted by the code of today; downloads are shared."""
+    """Give the run a cache of its own, so that what is tested is converted by today's code; downloads are shared."""
     downloads = cache_path() / "pypi"
     downloads.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix="tandem-cache-"))
