@@ -42,16 +42,20 @@ BENCHMARKS = {
     "verdict": verdict.run,
 }
 ON_GPU = {"launcher-gpu": launcher_gpu.run}
+LONG = {"retrieval-million": retrieval.run_million}
 
 
 def main() -> None:
+    known = BENCHMARKS | ON_GPU | LONG
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS | ON_GPU)}; default: all that need no GPU"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(known)}; default: all that need no GPU and no hour",
     )
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of the JSON")
     arguments = parser.parse_args()
-    known = BENCHMARKS | ON_GPU
     if unknown := [name for name in arguments.names if name not in known]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}")
     for name in arguments.names or BENCHMARKS:

@@ -1,9 +1,13 @@
-"""Real text to measure with: the documentation that the demo takes its documents from."""
+"""Real text to measure with: the documentation that the demo takes its documents from, and installed packages' own."""
 
 from __future__ import annotations
 
+import ast
 import random
-from collections.abc import Iterator
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,21 +48,36 @@ def paragraphs(count: int) -> list[str]:
     raise ValueError(f"the documents of jobs/index.yaml have {len(found)} paragraphs, {count} are needed")
 
 
-def pieces(count: int, words: int, *, step: int | None = None) -> list[str]:
+def docstrings() -> Iterator[str]:
+    """What the packages that are installed here say of their modules, classes and functions."""
+    for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield ast.get_docstring(node, clean=False) or ""
+
+
+def pieces(count: int, words: int, *, step: int | None = None, more: Iterable[str] = ()) -> list[str]:
     """So many different pieces of so many words, by chance, the same ones every time.
 
     Args:
         count: How many.
         words: In each.
         step: Words from the beginning of one to the next; smaller than `words`, and they overlap.
+        more: Texts to take them from beside the documents.
 
     Raises:
         ValueError: There are fewer.
     """
     found: dict[str, None] = {}
-    for document in documents():
-        text = document.text.split()
-        found |= dict.fromkeys(" ".join(text[at : at + words]) for at in range(0, len(text) - words, step or words))
+    for whole in chain((document.text for document in documents()), more):
+        text = whole.split()
+        found.update((" ".join(text[at : at + words]), None) for at in range(0, len(text) - words, step or words))
     if len(found) < count:
-        raise ValueError(f"the documents of jobs/index.yaml have {len(found)} such pieces, {count} are needed")
+        raise ValueError(f"the documents have {len(found)} such pieces, {count} are needed")
     return random.Random(0).sample(list(found), count)
