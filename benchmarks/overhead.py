@@ -93,7 +93,7 @@ def _measure(cluster: Cluster, questions: list[str]) -> list[dict[str, Any]]:
     spec = RagSpec.model_validate({"kind": "rag", "name": NAME, **fields})
     path = model_path(spec.model, storage=cluster.storage)
     llm = serve.deployment(NoModel).options(name="LLM", ray_actor_options={"num_cpus": 0}).bind()
-    serve.run(assemble(spec, cluster, path, llm), name=NAME, route_prefix="/")
+    serve.run(assemble(spec, cluster, path, llm, plain=True), name=NAME, route_prefix="/")
     small = {"ray_actor_options": {"num_cpus": 0}}
     leaves = [serve.deployment(Leaf).options(name=name, **small).bind() for name in ("First", "Second")]
     serve.run(serve.deployment(Hops).options(**small).bind(*leaves), name="hops", route_prefix="/hops")

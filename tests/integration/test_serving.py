@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,16 @@ def test_embeddings_are_the_retrievers(client: openai.OpenAI, endpoint_models: d
         assert answer.usage.total_tokens > 0
         for entry, vector in zip(answer.data, expected, strict=True):
             assert entry.embedding == pytest.approx(vector.tolist(), abs=1e-5)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="there is no OpenVINO for this machine")
+def test_only_what_generates_loads_pytorch(client: openai.OpenAI) -> None:
+    ask(client)
+    loaded = {
+        name: ["libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in pids]
+        for name, pids in replicas(APP).items()
+    }
+    assert loaded == {name: [name not in ("Ingress", "Retriever")] * len(pids) for name, pids in replicas(APP).items()}
 
 
 async def both_ways(endpoint: str) -> tuple[str, str]:

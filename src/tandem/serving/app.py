@@ -13,7 +13,7 @@ from tandem.config.cluster import Cluster
 from tandem.config.machine import read_processor
 from tandem.errors import SpecError
 from tandem.models.engines.hardware import EngineName, choose_dtype, choose_engine, vllm_obstacle
-from tandem.models.engines.prompting import check_template, load_tokenizer
+from tandem.models.engines.prompting import check_template, is_plain, load_tokenizer
 from tandem.models.loading import adapter_path, model_path
 from tandem.models.lora import check_fits
 from tandem.models.rag_sequence import check_rag_model
@@ -43,19 +43,23 @@ def build(args: dict[str, Any]) -> Application:
     spec = read_spec(args)
     cluster = Cluster.load()
     model = model_path(spec.model, storage=cluster.storage)
+    plain = False
     if isinstance(spec.engine, RagSequenceSpec):
         check_rag_model(model)
     else:
-        check_template(load_tokenizer(model), spec.prompt)
+        tokenizer = load_tokenizer(model)
+        check_template(tokenizer, spec.prompt)
+        plain = is_plain(tokenizer, model)
     adapters = {adapter.name: adapter_path(adapter.uri, storage=cluster.storage) for adapter in spec.adapters}
     for path in adapters.values():
         check_fits(path, model)
     if spec.retriever.rerank is not None:
         resolve(spec.retriever.rerank.model, storage=cluster.storage)
-    return assemble(spec, cluster, model, _language_model(spec, model, adapters, cluster.storage))
+    language_model = _language_model(spec, model, adapters, cluster.storage)
+    return assemble(spec, cluster, model, language_model, plain=plain)
 
 
-def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Application) -> Application:
+def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Application, *, plain: bool) -> Application:
     """Ingress and retriever before a language model.
 
     Args:
@@ -63,6 +67,7 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
         cluster: Where it runs.
         model: The base model's folder; the ingress counts tokens by its tokenizer.
         language_model: A bound deployment of a `LanguageModel`.
+        plain: Whether that tokenizer is what its tokenizer.json says: see `is_plain`.
     """
     from ray import serve
 
@@ -86,6 +91,7 @@ def assemble(spec: RagSpec, cluster: Cluster, model: Path, language_model: Appli
     return ingress.bind(
         settings,
         str(model),
+        plain,
         str(keys_path(spec, cluster)),
         retriever.bind(
             str(cluster.storage),

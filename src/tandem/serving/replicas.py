@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from tandem.errors import InputError, SpecError
-from tandem.models.engines.prompting import load_tokenizer, token_ids
+from tandem.models.engines.prompting import load_plain_tokenizer, load_tokenizer, token_ids
 from tandem.models.engines.protocol import GenerationRequest
 from tandem.serving.answers import CitedPassage, Piece
 from tandem.serving.api_keys import KeyRing
@@ -36,17 +36,19 @@ class Ingress:
     Args:
         spec: The application's spec, as JSON types.
         model: The base model's folder; only its tokenizer is read.
+        plain: Whether the tokenizer is what its tokenizer.json says: see `is_plain`.
         keys: The file of hashed API keys.
         retriever: Handle of the `Retriever` deployment.
         llm: Handle of the language model's deployment.
     """
 
-    def __init__(self, spec: dict[str, Any], model: str, keys: str, retriever: Any, llm: Any) -> None:
+    def __init__(self, spec: dict[str, Any], model: str, plain: bool, keys: str, retriever: Any, llm: Any) -> None:
         self._spec = spec
         self._keys = KeyRing(Path(keys))
         built = RagSpec.model_validate(spec)
         # `rag_sequence` builds no prompts, and its two tokenizers have no chat template.
-        tokenizer = None if isinstance(built.engine, RagSequenceSpec) else load_tokenizer(Path(model))
+        load = load_plain_tokenizer if plain else load_tokenizer
+        tokenizer = None if isinstance(built.engine, RagSequenceSpec) else load(Path(model))
         self._count = lambda prompt: len(token_ids(tokenizer, prompt))
         self._retriever = retriever.options(**_PLAIN)
         self._llm = llm.options(**_PLAIN)

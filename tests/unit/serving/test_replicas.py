@@ -67,7 +67,7 @@ class Method:
 @pytest.fixture
 def ingress(keys_file: Path, monkeypatch: pytest.MonkeyPatch) -> Ingress:
     monkeypatch.setattr(replicas, "load_tokenizer", lambda _: None)
-    return Ingress(SPEC, "m", str(keys_file), retriever=Handle(), llm=Handle())
+    return Ingress(SPEC, "m", False, str(keys_file), retriever=Handle(), llm=Handle())
 
 
 def test_what_a_running_replica_takes_over(ingress: Ingress) -> None:
@@ -155,6 +155,6 @@ def test_it_is_ready_when_the_parts_behind_it_answer(
     assert [name for name, _ in ingress._retriever.asked + ingress._llm.asked] == ["ready", "ready"]
     # What may scale to zero isn't asked: that would keep it from it.
     sleepy = {**SPEC, "autoscaling": {"llm": {"min_replicas": 0}}}
-    other = Ingress(sleepy, "m", str(keys_file), retriever=ingress._retriever, llm=Handle())
+    other = Ingress(sleepy, "m", False, str(keys_file), retriever=ingress._retriever, llm=Handle())
     assert asyncio.run(other._ready()) == {}
     assert asyncio.run(other.check_health()) is None

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from tandem.specs.base import PromptSpec
 
 
+_TRIED: tuple[list[dict[str, str]] | str, ...] = (
+    "",
+    "What's  the default?\n\n  `DEFAULT_AUTO_FIELD`\t1234567 naïve ﬁ 漢字 🙂 ",
+    [{"role": "user", "content": " <passages>\n[1] def f(x):\n    return x ** 2\n</passages>\n\nQuestion: É?"}],
+)
+
+
 def load_tokenizer(model: Path) -> Any:
     """The model's tokenizer, which must have a chat template.
 
@@ -27,6 +34,30 @@ def load_tokenizer(model: Path) -> Any:
             "its tokenizer has no chat template", where=str(model), remedy="use an instruction-tuned model, or add one"
         )
     return tokenizer
+
+
+def load_plain_tokenizer(model: Path) -> Any:
+    """As `load_tokenizer`, by the model's ``tokenizer.json`` alone, for who only counts tokens: see `is_plain`.
+
+    transformers imports PyTorch with the class that a model names for its tokenizer: 9 s, and 630 MiB for 134.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(model)
+
+
+def is_plain(tokenizer: Any, model: Path) -> bool:
+    """Whether `load_plain_tokenizer` gives the token ids that this tokenizer of the model gives.
+
+    Args:
+        tokenizer: From `load_tokenizer`.
+        model: The model's folder.
+    """
+    try:
+        plain = load_plain_tokenizer(model)
+        return all(token_ids(plain, tried) == token_ids(tokenizer, tried) for tried in _TRIED)
+    except Exception:  # noqa: BLE001 - whatever it lacks: there is the other
+        return False
 
 
 def check_template(tokenizer: Any, prompt: PromptSpec) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_models import write_tokenizer
+from tokenizers.normalizers import Lowercase
 
 from tandem.errors import InputError, ModelError, SpecError
 from tandem.models.engines import GenerationRequest
-from tandem.models.engines.prompting import check_template, encode, load_tokenizer, token_ids
+from tandem.models.engines.prompting import check_template, encode, is_plain, load_tokenizer, token_ids
 from tandem.specs.base import PromptSpec
 
 NO_SYSTEM = (
@@ -78,3 +82,25 @@ def test_a_template_that_refuses_every_question_is_the_models_fault(tokenizer: A
     with pytest.raises(ModelError, match="tools only") as caught:
         check_template(tokenizer, PromptSpec(system=""))
     assert caught.value.where == tokenizer.name_or_path
+
+
+def test_a_plain_tokenizer_gives_the_same_ids_without_pytorch(tokenizer: Any, tmp_path: Path) -> None:
+    assert is_plain(tokenizer, tmp_path)
+    code = (
+        "import json, sys; from pathlib import Path\n"
+        "from tandem.models.engines.prompting import load_plain_tokenizer, token_ids\n"
+        "tokenizer = load_plain_tokenizer(Path(sys.argv[1]))\n"
+        "ids = token_ids(tokenizer, json.loads(sys.argv[2]))\n"
+        "print(json.dumps([ids, 'torch' in sys.modules]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), json.dumps([SYSTEM, USER])]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(made) == [token_ids(tokenizer, [SYSTEM, USER]), False]
+
+
+def test_a_tokenizer_that_its_file_does_not_describe_is_not_plain(tokenizer: Any, tmp_path: Path) -> None:
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = Lowercase()  # as a model's own class may set it
+    assert not is_plain(tokenizer, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    assert not is_plain(tokenizer, tmp_path)
