@@ -154,7 +154,7 @@ def _row(
 
 
 def _embed(texts: list[str]) -> NDArray[np.float32]:
-    """The texts' vectors; kept in the cache, since they take half an hour and never change."""
+    """The texts' vectors, computed as an index job does; kept in the cache, since they take half an hour."""
     import numpy as np
 
     from tandem.artifacts.uris import cache_path, resolve
@@ -164,7 +164,7 @@ def _embed(texts: list[str]) -> NDArray[np.float32]:
     from tandem.specs.index import EmbedderSpec
 
     spec = EmbedderSpec()
-    digest = hashlib.sha256("\0".join([spec.model, *texts]).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join([spec.model, spec.dtype, *texts]).encode()).hexdigest()
     kept = cache_path() / "benchmarks" / f"{digest[:16]}.npy"
     if kept.is_file():
         return np.load(kept, allow_pickle=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tandem.config.machine import computes_bf16, cores, read_processor, threads
 from tandem.errors import ModelError
-from tandem.retrieval.openvino_model import open_openvino_model
+from tandem.retrieval.openvino_model import OpenVinoModel, open_openvino_model
 from tandem.retrieval.prompts import Prompts, find_prompts
 from tandem.retrieval.pytorch_model import PyTorchModel
 
@@ -132,19 +132,25 @@ class Embedder:
         return self._by_pytorch
 
     def _computing_in(self, dtype: Dtype) -> Encode:
-        if self._converted:
-            each = 1 if self._passes > 1 else threads()
-            # Two callers, where there are cores: a question must not wait for somebody's long texts.
-            side_by_side = self._passes if self._passes > 1 or 2 * each > cores() else 2
-            encode = self._converted.computing_in(dtype, passes=side_by_side, threads=each)
-            if encode is not None:
-                return encode
-            self._converted = None  # what doesn't do in one type isn't tried in the other
-        return self._pytorch().computing_in(dtype)
+        encode = self._compiled(self._converted, dtype) if self._converted else None
+        if encode is None:
+            self._converted = None
+        return encode or self._pytorch().computing_in(dtype)
+
+    def _compiled(self, converted: OpenVinoModel, dtype: Dtype) -> Encode | None:
+        each = 1 if self._passes > 1 else threads()
+        # Two callers, where there are cores: a question must not wait for somebody's long texts.
+        side_by_side = self._passes if self._passes > 1 or 2 * each > cores() else 2
+        return converted.computing_in(dtype, passes=side_by_side, threads=each)
 
     def _measure_bf16(self, samples: Sequence[str]) -> None:
         exactly, exact = self._encode, self.encode(samples)
-        self._encode = self._computing_in("bfloat16")
+        inexactly = (
+            self._compiled(self._converted, "bfloat16") if self._converted else self._pytorch().computing_in("bfloat16")
+        )
+        if inexactly is None:
+            return
+        self._encode = inexactly
         if _keeps_recall(exact, self.encode(samples)):
             self.dtype = "bfloat16"
         else:

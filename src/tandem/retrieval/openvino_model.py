@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_VERSION = "1"  # of how it is converted here
 _MADE_BY = ("openvino", "torch", "transformers", "sentence-transformers", "tokenizers")
 _GRAPH, _TOKENIZER, _EXPECTED = "model.xml", "tokenizer.json", "expected.npy"
 
@@ -153,7 +154,7 @@ def _refuse(why: object) -> None:
 def _kept_at(model_path: Path) -> Path:
     made_by = [f"{name} {version(name)}" for name in _MADE_BY]
     tried = repr((_TRACED, _TRIED, _PROMPT, LENGTH_STEP))
-    key = hashlib.sha256("\n".join([fingerprint(model_path), tried, *made_by]).encode()).hexdigest()
+    key = hashlib.sha256("\n".join([_VERSION, fingerprint(model_path), tried, *made_by]).encode()).hexdigest()
     return cache_path() / "converted" / f"openvino-{key[:16]}"
 
 
@@ -231,8 +232,11 @@ def _keep(converted: OpenVinoModel, target: Path) -> OpenVinoModel:
             converted.tokenizer.save(str(whole / _TOKENIZER))
             np.save(whole / _EXPECTED, converted.expected)
             _read(whole)  # a full disk isn't always told of
-            if not target.is_dir():  # else another process converted it meanwhile
+            try:
                 whole.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process converted it meanwhile
+                    raise
         return _read(target)
     except Exception as error:  # noqa: BLE001 - each library has its own for a disk that is full or read-only
         logger.warning("the embedder will be converted again each time: it can't be kept: %s", str(error)[:300])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +68,13 @@ class PyTorchModel:
             _pad_in_steps(self.model[0], self.model.max_seq_length)
         # A tokenizer keeps padding and truncation as its state, and changes them at a call that wants others; a change
         # under another thread's call fails or spoils it. These first texts set it to what all later ones want.
+        self._turn: AbstractContextManager[Any] = nullcontext()
         self.encode([""], "", 1, question=True)
         self._for_questions = self.tokenizer.to_str()
         self.encode([""], "", 1, question=False)
+        # Where they want different things for good, each has it to itself.
+        if self.tokenizer.to_str() != self._for_questions:
+            self._turn = threading.Lock()
         self.max_tokens = int((self.tokenizer.truncation or {}).get("max_length", 0))
 
     @property
@@ -105,7 +111,7 @@ class PyTorchModel:
         import torch
 
         encode = self.model.encode_query if question else self.model.encode_document
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=autocast):
+        with self._turn, torch.autocast(self.model.device.type, torch.bfloat16, enabled=autocast):
             vectors = encode(
                 list(texts), prompt=prompt, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False
             )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ TEXTS = ["fox", "the quick brown fox jumps over the lazy dog", "a long one " * 9
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_embedder(tmp_path_factory.mktemp("models") / "embedder")
+
+
+@pytest.fixture(autouse=True)
+def on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = replace(read_processor(), cuda_capability=None)
+    monkeypatch.setattr(embedding, "read_processor", lambda: here)
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +94,7 @@ def test_other_weights_are_another_conversion(model: Path, tmp_path: Path, loads
     assert loads == [model, other]
 
 
+@pytest.mark.skipif(read_processor().has_gpu, reason="PyTorch computes on the GPU")
 def test_once_converted_it_needs_neither_pytorch_nor_transformers(model: Path, by_pytorch: np.ndarray) -> None:
     Embedder(model, 2)
     code = (
@@ -125,6 +133,33 @@ def test_two_that_convert_at_once_keep_one(model: Path, by_pytorch: np.ndarray, 
     assert open_openvino_model(model, load)
     assert len(list(cache.iterdir())) == 1
     assert np.allclose(others[0].encode(TEXTS), by_pytorch, atol=1e-5)
+
+
+def test_of_two_types_that_openvino_computes_in_one_pytorch_isnt_asked_for_the_other(
+    model: Path, by_pytorch: np.ndarray, monkeypatch: pytest.MonkeyPatch, loads: list[Path]
+) -> None:
+    Embedder(model, 2)
+    monkeypatch.setattr(embedding, "computes_bf16", lambda *_, **__: True)
+    monkeypatch.setattr(embedding, "MEASURED_ON", 5)
+    monkeypatch.setitem(openvino_model._SAME, "bfloat16", -1.0)  # nothing will do
+    embedder = Embedder(model, 2, "auto", samples=TEXTS)
+    assert (embedder.dtype, loads) == ("float32", [model])
+    assert np.allclose(embedder.encode(TEXTS), by_pytorch, atol=1e-5)
+
+
+def test_questions_and_passages_that_are_cut_otherwise_are_right_from_many_threads(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "short-questions")
+    with_short_questions(folder)
+    embedder = Embedder(folder, 2)
+    expected = {question: embedder.encode(TEXTS, question=question) for question in (True, False)}
+    assert not np.allclose(expected[True], expected[False], atol=1e-3)
+
+    def right(number: int) -> bool:
+        question = number % 2 == 0
+        return np.allclose(embedder.encode(TEXTS, question=question), expected[question], atol=1e-5)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(right, range(40)))
 
 
 def test_it_computes_in_bf16_when_that_is_asked_for(model: Path, by_pytorch: np.ndarray) -> None:
@@ -240,6 +275,8 @@ def cut_to_eight_numbers(folder: Path) -> None:
 
 
 def with_lower_case(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    change(folder / "tokenizer.json", normalizer=tokenizer["normalizer"] | {"lowercase": False})
     change(folder / "sentence_bert_config.json", do_lower_case=True)
 
 

@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from tandem.specs.base import PromptSpec
 
 
-_TRIED: tuple[list[dict[str, str]] | str, ...] = (
-    "",
-    "What's  the default?\n\n  `DEFAULT_AUTO_FIELD`\t1234567 naïve ﬁ 漢字 🙂 ",
-    [{"role": "user", "content": " <passages>\n[1] def f(x):\n    return x ** 2\n</passages>\n\nQuestion: É?"}],
-)
-
-
 def load_tokenizer(model: Path) -> Any:
     """The model's tokenizer, which must have a chat template.
 
@@ -47,7 +40,7 @@ def load_plain_tokenizer(model: Path) -> Any:
 
 
 def is_plain(tokenizer: Any, model: Path) -> bool:
-    """Whether `load_plain_tokenizer` gives the token ids that this tokenizer of the model gives.
+    """Whether `load_plain_tokenizer` gives the same tokenizer: a model's class may make another of the same file.
 
     Args:
         tokenizer: From `load_tokenizer`.
@@ -55,9 +48,14 @@ def is_plain(tokenizer: Any, model: Path) -> bool:
     """
     try:
         plain = load_plain_tokenizer(model)
-        return all(token_ids(plain, tried) == token_ids(tokenizer, tried) for tried in _TRIED)
+        return bool(_deciding(plain) == _deciding(tokenizer))
     except Exception:  # noqa: BLE001 - whatever it lacks: there is the other
         return False
+
+
+def _deciding(tokenizer: Any) -> tuple[Any, ...]:
+    """What decides token ids: normalizer to post-processor, the tokens that stand in templates, the template."""
+    return tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map, tokenizer.chat_template
 
 
 def check_template(tokenizer: Any, prompt: PromptSpec) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tiny_models import write_tokenizer
-from tokenizers.normalizers import Lowercase
+from tokenizers import pre_tokenizers
 
 from tandem.errors import InputError, ModelError, SpecError
 from tandem.models.engines import GenerationRequest
@@ -99,8 +99,16 @@ def test_a_plain_tokenizer_gives_the_same_ids_without_pytorch(tokenizer: Any, tm
 
 
 def test_a_tokenizer_that_its_file_does_not_describe_is_not_plain(tokenizer: Any, tmp_path: Path) -> None:
-    backend = tokenizer.backend_tokenizer
-    backend.normalizer = Lowercase()  # as a model's own class may set it
+    before = tokenizer.backend_tokenizer.pre_tokenizer
+    # As GPT-2's class sets it, whatever the file has.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(), before])
     assert not is_plain(tokenizer, tmp_path)
+    tokenizer.backend_tokenizer.pre_tokenizer = before
+    assert is_plain(tokenizer, tmp_path)
+    tokenizer.eos_token = "<|im_start|>"
+    assert not is_plain(tokenizer, tmp_path)
+
+
+def test_a_model_without_a_tokenizer_file_is_not_plain(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").unlink()
     assert not is_plain(tokenizer, tmp_path)
