@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 from collections.abc import Sequence
@@ -70,16 +69,16 @@ class PyTorchModel:
         # under another thread's call fails or spoils it. These first texts set it to what all later ones want.
         self._turn: AbstractContextManager[Any] = nullcontext()
         self.encode([""], "", 1, question=True)
-        self._for_questions = self.tokenizer.to_str()
+        for_questions = self.tokenizer.to_str()
         self.encode([""], "", 1, question=False)
-        # Where they want different things for good, each has it to itself.
-        if self.tokenizer.to_str() != self._for_questions:
+        self._settled = for_questions if for_questions == self.tokenizer.to_str() else None
+        if self._settled is None:  # they want different things for good: each has it to itself
             self._turn = threading.Lock()
         self.max_tokens = int((self.tokenizer.truncation or {}).get("max_length", 0))
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that prepares its texts, as it is set for passages."""
+        """The tokenizer that prepares its texts."""
         tokenizer: Tokenizer = self.model.tokenizer.backend_tokenizer
         return tokenizer
 
@@ -89,9 +88,11 @@ class PyTorchModel:
         Raises:
             ValueError: Questions are prepared otherwise than passages.
         """
-        if self.tokenizer.to_str() != self._for_questions:
+        from tokenizers import Tokenizer
+
+        if self._settled is None:
             raise ValueError("questions are cut otherwise than passages")
-        return copy.deepcopy(self.tokenizer)
+        return Tokenizer.from_str(self._settled)
 
     def computing_in(self, dtype: Dtype) -> Encode:
         """What embeds in this type; where the processor has no bf16 it is emulated, and slow."""

@@ -284,6 +284,14 @@ def with_short_questions(folder: Path) -> None:
     change(folder / "sentence_bert_config.json", query_length=8)
 
 
+def with_short_passages(folder: Path) -> None:
+    change(folder / "sentence_bert_config.json", document_length=8)
+
+
+def with_short_texts(folder: Path) -> None:
+    change(folder / "sentence_bert_config.json", query_length=8, document_length=8)
+
+
 @pytest.mark.parametrize(
     ("kind", "taken"),
     [
@@ -293,6 +301,8 @@ def with_short_questions(folder: Path) -> None:
         (cut_to_eight_numbers, True),
         (with_lower_case, True),
         (with_short_questions, False),
+        (with_short_passages, False),
+        (with_short_texts, True),
     ],
 )
 def test_embedders_of_every_kind_give_what_sentence_transformers_gives(
