@@ -171,7 +171,8 @@ class Deployer:
         with self._changing:
             current = self._current()
             applications = [
-                in_place(current, application, self._largest_rank) for application in pinned["applications"]
+                in_place(current, self._with_storage(application), self._largest_rank)
+                for application in pinned["applications"]
             ]
             wanted = merged(current, {**pinned, "applications": applications})
             if taken := clashes(wanted):
@@ -199,6 +200,14 @@ class Deployer:
         """Every application that Serve has."""
         current = self._current()
         return [judge(current, name, self._cluster.endpoint_url) for name in current.get("applications") or {}]
+
+    def _with_storage(self, application: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With the variable that tells it the storage folder; a local cluster's processes have it from `ray start`."""
+        if self._cluster.local:
+            return application
+        environment = application.get("runtime_env") or {}
+        variables = {STORAGE_VARIABLE: str(self._cluster.storage), **(environment.get("env_vars") or {})}
+        return {**application, "runtime_env": {**environment, "env_vars": variables}}
 
     def _largest_rank(self, model: str, adapters: Sequence[str]) -> int:
         # Here, where its sender hears of it: a running replica only logs that an adapter doesn't load.
@@ -233,9 +242,4 @@ class Deployer:
         if self._cluster.local:
             options |= {"host": endpoint.hostname, "port": endpoint.port}
             return {"http_options": options, "proxy_location": "HeadOnly"}
-        applications: Sequence[dict[str, Any]] = config["applications"]
-        for application in applications:
-            # A local cluster's processes inherit it from `ray start`.
-            environment = application.setdefault("runtime_env", {}).setdefault("env_vars", {})
-            environment.setdefault(STORAGE_VARIABLE, str(self._cluster.storage))
         return {"http_options": options} if options else {}

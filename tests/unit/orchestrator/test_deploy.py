@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ray.serve.schema import DeploymentSchema
 from stand_ins.world import make_cluster
 
 from tandem.artifacts.manifest import write_manifest
-from tandem.config.cluster import Cluster
+from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import AuthError, InputError, ModelError, NotFoundError, UnreachableError
 from tandem.orchestrator.deploy import Deployer, cause_line, judge, merged
 from tandem.orchestrator.ray_jobs import HttpRayJobs
@@ -78,6 +79,19 @@ def test_what_is_deployed_beside_stays_deployed(deployer: Deployer, serve: Serve
     assert {name: config["args"] for name, config in serve.apps.items()} == {"a": {"top_k": 2}, "b": {}}
     deployer.undeploy("a")
     assert list(serve.apps) == ["b"]
+
+
+def test_on_a_cluster_that_is_not_ours_only_what_we_deploy_is_told_the_storage(cluster: Cluster, serve: Serve) -> None:
+    attached = replace(cluster, local=False)
+    deployer = Deployer(attached, HttpRayJobs(attached, transport=httpx.MockTransport(serve)))
+    theirs = {"name": "theirs", "route_prefix": "/theirs", "import_path": "other:app"}  # Serve compares it word by word
+    serve.apps = {"theirs": theirs}
+    ours = {**app("a", "/a"), "runtime_env": {"env_vars": {"A": "1"}}}
+    deployer.deploy({"applications": [ours]})
+    assert serve.apps["theirs"] == theirs
+    assert serve.apps["a"]["runtime_env"] == {"env_vars": {"A": "1", STORAGE_VARIABLE: str(cluster.storage)}}
+    deployer.undeploy("a")
+    assert serve.apps == {"theirs": theirs}
     with pytest.raises(NotFoundError, match="no application 'a'"):
         deployer.undeploy("a")
 
