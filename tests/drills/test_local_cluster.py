@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tiny_models import write_embedder, write_llama
 from tandem.config.cluster import Cluster
 from tandem.orchestrator.local import Marks, down
 from tandem.orchestrator.ray_jobs import HttpRayJobs
+
+SECRET = "only-for-the-job"
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +97,12 @@ def test_a_job_brings_its_folder_and_its_variables_along(tandem: Tandem) -> None
     embedder = json.loads((tandem.folder / "first.yaml").read_text())["embedder"]
     spec = {"kind": "index", "name": "brought", "sources": ["brought/docs"], "embedder": embedder}
     (tandem.folder / "brought.yaml").write_text(json.dumps(spec))
-    tandem.environment["A_SECRET_TOKEN"] = "only-for-the-job"
+    tandem.environment["A_SECRET_TOKEN"] = SECRET
     words = ("--working-dir", "brought", "--env", "PLAIN=yes", "--env", "A_SECRET_TOKEN")
     job_id = tandem("submit", "brought.yaml", *words).strip()
 
     found = until(lambda: tandem.driver(job_id)).environ()
-    assert (found["PLAIN"], found["A_SECRET_TOKEN"]) == ("yes", "only-for-the-job")
+    assert (found["PLAIN"], found["A_SECRET_TOKEN"]) == ("yes", SECRET)
     tandem("wait", job_id, "--timeout", "200")
     job = tandem.json("show", job_id)
     assert (job["state"], job["spec"]["sources"][0]["uri"]) == ("SUCCEEDED", "docs")
@@ -108,7 +111,7 @@ def test_a_job_brings_its_folder_and_its_variables_along(tandem: Tandem) -> None
     ran_in = Path(attempt["environment"]["dir"])
     assert sorted(path.name for path in ran_in.iterdir()) == [".rayignore", "docs"]
     assert attempt["environment"]["ray"]
-    assert "only-for-the-job" not in json.dumps(job)
+    assert SECRET not in json.dumps(job)
     assert not list((tandem.storage / "secrets").iterdir())
     # The dashboard's table says whose job it is.
     cluster = Cluster.load(tandem.storage)
@@ -168,9 +171,13 @@ def test_down_leaves_nothing_behind_and_the_records_stay(tandem: Tandem) -> None
     assert tandem.processes()
     temp_dir = Marks.of(tandem.storage).temp_dir
     assert temp_dir.is_dir()
+    assert stat.S_IMODE(temp_dir.stat().st_mode) == 0o700  # Ray's own lie in it, open to everybody
     tandem("down")
     assert tandem.processes() == []
     assert not temp_dir.exists()
+    kept = [path for path in tandem.storage.rglob("*") if path.is_file()]
+    assert any(path.parent.name == "ray" for path in kept)
+    assert not [path for path in kept if SECRET.encode() in path.read_bytes()]
     tandem("ps", status=3)
     tandem("up", "cluster.yaml")
     assert {job["state"] for job in tandem.json("ps")} == {"SUCCEEDED"}

@@ -22,7 +22,7 @@ from tandem.config.machine import cores
 from tandem.errors import AuthError, InputError, TandemError, UnreachableError
 from tandem.orchestrator.deploy import APPLICATIONS
 from tandem.orchestrator.processes import end, free_port, marked, port_in_use
-from tandem.orchestrator.ray_head import start_head
+from tandem.orchestrator.ray_head import sessions, start_head
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.secrets import make_secrets
 from tandem.orchestrator.server_process import start_server
@@ -33,6 +33,8 @@ PROBE_TIMEOUT_S = 5.0
 SERVE_SHUTDOWN_TIMEOUT_S = 15.0
 POLL_S = 0.2
 SCANS = 4
+# Ray logs there each job's whole environment, the values that stand in no record of ours among it.
+TELLS_SECRETS = "runtime_env_agent*"
 # Local clusters keep two logical CPUs more than there are cores, so that an endpoint left up doesn't keep jobs waiting.
 ENDPOINT_CPUS = 2
 
@@ -288,8 +290,9 @@ def _keep_logs(temp_dir: Path, kept: Path) -> None:
     """Ray's logs of the session that ended go to the storage folder; its sockets and the rest go away."""
     if not temp_dir.is_dir() or temp_dir.stat().st_uid != os.getuid():
         return
-    sessions = sorted(path for path in temp_dir.glob("session_*") if not path.is_symlink())
-    if sessions and (sessions[-1] / "logs").is_dir():
+    of_sessions = sorted(path for path in sessions(temp_dir).glob("session_*") if not path.is_symlink())
+    if of_sessions and (of_sessions[-1] / "logs").is_dir():
         shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(sessions[-1] / "logs", kept, symlinks=True, ignore_dangling_symlinks=True)
+        left_out = shutil.ignore_patterns(TELLS_SECRETS)
+        shutil.copytree(of_sessions[-1] / "logs", kept, symlinks=True, ignore=left_out, ignore_dangling_symlinks=True)
     shutil.rmtree(temp_dir, ignore_errors=True)

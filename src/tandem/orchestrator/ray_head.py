@@ -48,6 +48,7 @@ def start_head(cluster: Cluster, mark: str, temp_dir: Path, *, cpus: int) -> dic
         TandemError: It didn't come up in time.
     """
     shutil.rmtree(temp_dir, ignore_errors=True)
+    # Ray lets everybody into the folder that it is given, its sockets and logs included: this one lies around it.
     temp_dir.mkdir(mode=0o700)
     log = cluster.storage / "logs" / "ray-start.log"
     with log.open("wb") as output:
@@ -74,7 +75,7 @@ def start_head(cluster: Cluster, mark: str, temp_dir: Path, *, cpus: int) -> dic
             raise TandemError(
                 f"the Ray dashboard didn't answer within {READY_TIMEOUT_S:.0f} s",
                 where=cluster.dashboard_url,
-                remedy=f"{log} and {temp_dir}/session_latest/logs say more",
+                remedy=f"{log} and {sessions(temp_dir)}/session_latest/logs say more",
             )
         time.sleep(POLL_S)
     pids = {}
@@ -82,6 +83,11 @@ def start_head(cluster: Cluster, mark: str, temp_dir: Path, *, cpus: int) -> dic
         words = {Path(word).name for word in process.cmdline()[:4]}
         pids.update({part: process.pid for sign, part in PARTS.items() if sign in words})
     return pids
+
+
+def sessions(temp_dir: Path) -> Path:
+    """Where Ray's sessions lie."""
+    return temp_dir / "ray"
 
 
 def head_command(cluster: Cluster, temp_dir: Path, cpus: int) -> list[str]:
@@ -97,7 +103,7 @@ def head_command(cluster: Cluster, temp_dir: Path, cpus: int) -> list[str]:
         "min-worker-port": "0",
         "max-worker-port": "0",
         "num-cpus": str(cpus),
-        "temp-dir": str(temp_dir),
+        "temp-dir": str(sessions(temp_dir)),
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats", *flags]
