@@ -37,7 +37,7 @@ class Tools:
 
     Attributes:
         model: The base model's folder, from its URI and the storage.
-        searcher: A retriever over a collection, and what is known of that collection.
+        searcher: A retriever over a collection, for a tenant where it has those, and what is known of that collection.
         engine: What generates.
         counter: For a model's folder, a function that counts a prompt's tokens.
         machine: What the engine runs on.
@@ -50,7 +50,7 @@ class Tools:
     """
 
     model: Callable[[str, Path], Path]
-    searcher: Callable[[Cluster, str], tuple[Searcher, Mapping[str, Any]]]
+    searcher: Callable[[Cluster, str, str | None], tuple[Searcher, Mapping[str, Any]]]
     engine: Callable[[EngineSpec, Path, Mapping[str, Path]], Engine]
     counter: Callable[[Path], Callable[[Messages], int]]
     machine: Callable[[], Machine]
@@ -75,14 +75,14 @@ def real_tools(cluster: Cluster) -> Tools:
     )
 
 
-def _open_searcher(cluster: Cluster, collection: str) -> tuple[Searcher, Mapping[str, Any]]:
+def _open_searcher(cluster: Cluster, collection: str, tenant: str | None) -> tuple[Searcher, Mapping[str, Any]]:
     from tandem.retrieval.actor import join_ray
-    from tandem.retrieval.retriever import open_retriever
+    from tandem.retrieval.retriever import open_for_job
 
     if cluster.qdrant_url is None:
         # The embedded store is an actor of the cluster.
         join_ray(cluster)
-    retriever = open_retriever(cluster, collection)
+    retriever = open_for_job(cluster, collection, tenant)
     return retriever, asdict(retriever.snapshot) if retriever.snapshot else {}
 
 

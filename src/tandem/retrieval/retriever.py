@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.uris import resolve
-from tandem.errors import ModelError, NotFoundError
+from tandem.errors import InputError, ModelError, NotFoundError
 from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
 from tandem.retrieval.choosing import diverse, near_enough, rescored
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from tandem.config.cluster import Cluster
 
+ALL_TENANTS = "*"
 _QUESTION_WORDS = 16
 
 
@@ -87,6 +89,7 @@ class Retriever:
         self._store = store
         self._embedder = embedder
         self._reranker = reranker
+        self._tenant: str | None = None
         self.collection = collection
         self.snapshot = snapshot
 
@@ -107,7 +110,8 @@ class Retriever:
         Args:
             questions: Any number; they are embedded, searched and reranked together.
             how: The search, and what is done with its candidates.
-            tenant: Only this tenant's passages and those that belong to nobody; None for all, whoever's they are.
+            tenant: Only this tenant's passages and those that belong to nobody; None for all, whoever's they are. For a
+                retriever that is `restricted_to` a tenant it is that one.
             filter: Payload fields that must have this value, or one of a list of values (``{"source": "a.md"}``).
             within_s: Seconds; after them the store isn't asked, or not waited for. None for the store's own patience.
 
@@ -122,6 +126,8 @@ class Retriever:
         """
         if not questions:
             return []
+        if self._tenant is not None:
+            tenant = self._tenant
         ends = None if within_s is None else time.monotonic() + within_s
         has_terms = self.snapshot is None or self.snapshot.sparse
         embeds = how.mode != "sparse" or how.min_similarity is not None
@@ -158,6 +164,12 @@ class Retriever:
         scores = iter(self._reranker.scores(pairs).tolist())
         return [rescored(hits, [next(scores) for _ in hits], rerank.min_score) for hits in found]
 
+    def restricted_to(self, tenant: str) -> Retriever:
+        """One like this whose every search sees this tenant's passages alone, and nobody's."""
+        restricted = copy.copy(self)
+        restricted._tenant = tenant
+        return restricted
+
     def is_outdated(self, name: str) -> bool:
         """Whether a name by which this collection was found stands for another one by now.
 
@@ -179,6 +191,29 @@ class Retriever:
             self._embedder.encode(texts, question=question),
             self._embedder.count_tokens(texts, question=question),
         )
+
+
+def open_for_job(cluster: Cluster, collection: str, tenant: str | None) -> Retriever:
+    """A retriever for a job, which no key restricts: its spec says whose passages it may use.
+
+    Args:
+        cluster: As for `open_retriever`, which raises more.
+        collection: Its name.
+        tenant: This one's passages and nobody's; ``*`` for all; None where the collection has no tenants.
+
+    Raises:
+        InputError: It has tenants and none is named, or it has none and one is.
+    """
+    retriever = open_retriever(cluster, collection)
+    has_tenants = retriever.snapshot is not None and retriever.snapshot.tenant_field is not None
+    if has_tenants and tenant is None:
+        raise InputError(
+            f"the passages of {collection!r} belong to tenants, and the spec doesn't say whose it may use",
+            remedy="add `tenant: NAME`, or `tenant: '*'` if whoever gets the result may see them all",
+        )
+    if tenant is not None and not has_tenants:
+        raise InputError(f"{collection!r} was indexed without tenants", remedy="leave `tenant` out")
+    return retriever if tenant in (None, ALL_TENANTS) else retriever.restricted_to(tenant)
 
 
 def open_retriever(

@@ -17,7 +17,7 @@ Task = Literal["generation", "classification"]
 # What one of them has no use for is refused, and not passed over.
 ALONE: dict[Task, tuple[str, ...]] = {
     "generation": (
-        "adapter", "raft_adapter", "collection", "top_k", "prompt", "max_tokens", "near_duplicates", "slices",
+        "adapter", "raft_adapter", "collection", "tenant", "top_k", "prompt", "max_tokens", "near_duplicates", "slices",
     ),
     "classification": ("classifier", "train", "eval_fraction", "neighbours", "classify_prompt"),
 }  # fmt: skip
@@ -114,6 +114,11 @@ class CompareSpec(Spec):
     train: Uri | None = Field(None, description="classification: the rows that the classifier learnt from")
     eval_fraction: Fraction = Field(0.25, description="classification without `eval`: as the classifier's")
     collection: Name | None = Field(None, description="generation: where passages are retrieved")
+    tenant: str | None = Field(
+        None,
+        min_length=1,
+        description="generation: whose passages: this tenant's and nobody's; '*': all. Needed where there are tenants",
+    )
     top_k: int = Field(3, ge=1)
     neighbours: NeighbourSpec = NeighbourSpec()
     prompt: PromptSpec = PromptSpec()

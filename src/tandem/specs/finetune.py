@@ -42,6 +42,11 @@ class RetrievalAugmentedSpec(Spec):
     """Training with retrieved context (RAFT: Zhang et al., arXiv 2403.10131)."""
 
     collection: Name = Field(description="the collection that will serve: distractors come from it")
+    tenant: str | None = Field(
+        None,
+        min_length=1,
+        description="whose passages: this tenant's and nobody's; '*': all. Needed where the collection has tenants",
+    )
     passages: int = Field(3, ge=1, description="passages in a prompt, the gold one among them")
     without_gold: Fraction = Field(0.2, description="share of samples whose context lacks the gold passage")
 

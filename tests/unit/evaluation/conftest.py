@@ -126,7 +126,7 @@ class World:
 
         return Tools(
             model=lambda uri, storage: self.root / "model",
-            searcher=lambda cluster, collection: (self.searcher, {"snapshot": "s1"}),
+            searcher=lambda cluster, collection, tenant: (self.searcher, {"snapshot": "s1"}),
             engine=engine,
             counter=lambda model: lambda messages: sum(len(turn["content"].split()) for turn in messages),
             machine=lambda: Machine(2.0, 0.0),

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stand_ins.world import make_cluster
 from tiny_models import write_embedder
 from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
 
 from tandem.artifacts.manifest import write_manifest
-from tandem.errors import ModelError, NotFoundError
+from tandem.errors import InputError, ModelError, NotFoundError
 from tandem.retrieval import embedding
+from tandem.retrieval import retriever as retrieving
 from tandem.retrieval.chunk_ids import pack, union
 from tandem.retrieval.embedded import EdgeStore
 from tandem.retrieval.prompts import Prompts
-from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder
+from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder, open_for_job
 from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
 from tandem.retrieval.store import Point
 from tandem.specs.search import RerankSpec, SearchSpec
@@ -74,6 +76,50 @@ def test_a_tenant_never_gets_what_belongs_to_another(retriever: Retriever, mode:
     for question in ("owl", "the cat and the dog and the eel at night"):
         (passages,) = retriever.search([question], SearchSpec(top_k=10, mode=mode), tenant="red")
         assert {passage.tenant for passage in passages} <= {"red", None}
+
+
+@pytest.mark.parametrize("wider", [None, "blue"])
+def test_what_is_restricted_to_a_tenant_can_not_be_widened(retriever: Retriever, wider: str | None) -> None:
+    (passages,) = retriever.restricted_to("red").search(["owl"], SearchSpec(top_k=10), tenant=wider)
+    assert {passage.tenant for passage in passages} == {"red", None}
+    (everything,) = retriever.search(["owl"], SearchSpec(top_k=10))
+    assert "blue" in {passage.tenant for passage in everything}
+
+
+@pytest.mark.parametrize(
+    ("field", "tenant", "seen"),
+    [("customer", "red", {"red", None}), ("customer", "*", {"red", "blue", None}), (None, None, {"red", "blue", None})],
+)
+def test_a_job_sees_the_passages_of_the_tenant_that_its_spec_names(
+    retriever: Retriever,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    field: str | None,
+    tenant: str | None,
+    seen: set[str | None],
+) -> None:
+    retriever.snapshot = snapshot(COLLECTION, tenant_field=field)
+    monkeypatch.setattr(retrieving, "open_retriever", lambda cluster, collection: retriever)
+    opened = open_for_job(make_cluster(tmp_path), COLLECTION, tenant)
+    (passages,) = opened.search(["owl"], SearchSpec(top_k=10))
+    assert {passage.tenant for passage in passages} == seen
+
+
+@pytest.mark.parametrize(
+    ("field", "tenant", "says"), [("customer", None, "belong to tenants"), (None, "red", "without")]
+)
+def test_a_job_must_say_whose_passages_and_only_where_they_are_somebodys(
+    retriever: Retriever,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    field: str | None,
+    tenant: str | None,
+    says: str,
+) -> None:
+    retriever.snapshot = snapshot(COLLECTION, tenant_field=field)
+    monkeypatch.setattr(retrieving, "open_retriever", lambda cluster, collection: retriever)
+    with pytest.raises(InputError, match=says):
+        open_for_job(make_cluster(tmp_path), COLLECTION, tenant)
 
 
 def test_a_filter_narrows(retriever: Retriever) -> None:

@@ -44,7 +44,7 @@ def contexts_for(
     """What the arms may show: read from `path` if it was retrieved before, else retrieved and saved there.
 
     Args:
-        spec: Collection and top_k.
+        spec: Collection, tenant and top_k.
         arms: Which decide what is needed.
         rows: The questions.
         path: Where it is kept between attempts.
@@ -64,7 +64,7 @@ def contexts_for(
             remedy="add the column, or leave the arm out",
         )
     asked = "\n".join(f"{row.id}\t{row.question}\t{row.source}" for row in rows)
-    settings = f"{spec.collection}\t{spec.top_k}\t{sorted(kinds)}"
+    settings = f"{spec.collection}\t{spec.tenant}\t{spec.top_k}\t{sorted(kinds)}"
     key = hashlib.sha256(f"{settings}\n{asked}".encode()).hexdigest()
     saved = read_saved(path, key)
     if saved is None:

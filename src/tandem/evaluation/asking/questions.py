@@ -76,7 +76,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
         arms,
         rows,
         context.dir / "contexts.json",
-        lambda: tools.searcher(context.cluster, spec.collection or ""),
+        lambda: tools.searcher(context.cluster, spec.collection or "", spec.tenant),
         lambda done, total: context.progress("retrieve", done, total),
     )
     asked, runs, engine = _ask(spec, arms, rows, contexts, adapters, model, context, tools)

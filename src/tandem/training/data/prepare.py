@@ -18,7 +18,7 @@ from tandem.data.splits import digests_sha256
 from tandem.data.train_rows import TRAIN_ROWS, copy_rows
 from tandem.errors import DataError
 from tandem.retrieval.snapshot import find_snapshot
-from tandem.specs.finetune import FinetuneSpec
+from tandem.specs.finetune import FinetuneSpec, RetrievalAugmentedSpec
 from tandem.training.data.dataset import Examples, read_ids
 from tandem.training.data.encoding import Encode, Retrieve, search_of
 from tandem.training.data.examples import preflight
@@ -112,7 +112,7 @@ def _show(train: Examples, folder: Path, tokenizer: Any, where: str) -> None:
 def _survey(spec: FinetuneSpec, context: JobContext) -> HeldOut:
     assert spec.retrieval is not None
     how = search_of(spec.retrieval)
-    opened = cache(partial(_open_retriever, context.cluster, spec.retrieval.collection))  # once there is a question
+    opened = cache(partial(_open_retriever, context.cluster, spec.retrieval))  # once there is a question
     return survey(
         list_data_files(_located(spec.data.train, context)),
         None if spec.data.eval is None else list_data_files(_located(spec.data.eval, context)),
@@ -127,7 +127,7 @@ def _stage(
 ) -> Staged:
     make_retrieve = None
     if spec.retrieval is not None and apart is not None:
-        opened = partial(_open_retriever, context.cluster, spec.retrieval.collection)
+        opened = partial(_open_retriever, context.cluster, spec.retrieval)
         make_retrieve = partial(Retrieve, opened, spec.retrieval, spec.schedule.seed, apart.bars)
     encode = Encode(tokenizer, spec.prompt, spec.schedule.max_length)
     batches = stream(list_data_files(_located(uri, context)), encode, make_retrieve, cluster_bytes=CLUSTER_BYTES)
@@ -146,10 +146,10 @@ def _located(uri: str, context: JobContext) -> str:
     return str(resolve(uri, storage=context.storage)) if fetched else uri
 
 
-def _open_retriever(cluster: Cluster, collection: str) -> Retriever:
-    from tandem.retrieval.retriever import open_retriever
+def _open_retriever(cluster: Cluster, spec: RetrievalAugmentedSpec) -> Retriever:
+    from tandem.retrieval.retriever import open_for_job
 
-    return open_retriever(cluster, collection)
+    return open_for_job(cluster, spec.collection, spec.tenant)
 
 
 def _describe_retrieval(spec: FinetuneSpec, context: JobContext, sets: list[Staged], apart: HeldOut) -> dict[str, Any]:
