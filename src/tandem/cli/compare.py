@@ -14,6 +14,7 @@ from tandem.errors import DataError, InputError, InvalidSpecError, NotFoundError
 
 if TYPE_CHECKING:
     from tandem.cli.client import Client
+    from tandem.config.cluster import Cluster
     from tandem.data.rows import QaRow
     from tandem.orchestrator.compare_flow import CompareOptions
 
@@ -69,7 +70,6 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     Returns:
         The report, and the folder of the report's files.
     """
-    from tandem.config.machine import cores
     from tandem.data.rows import read_qa
     from tandem.orchestrator.compare_flow import plan_compare
     from tandem.orchestrator.preflight import absolute_uri, missing_inputs
@@ -90,7 +90,9 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     names = ("model", "embedder", "adapter")
     chosen: dict[str, Any] = {name: absolute_uri(uri, Path.cwd()) for name in names if (uri := getattr(options, name))}
     options = replace(options, **chosen)
-    plan = plan_compare(docs, _documents(docs), rows, options, storage=storage, cpus=cores())
+    plan = plan_compare(
+        docs, _documents(docs), rows, options, storage=storage, workers=training_workers(client.cluster)
+    )
     faults = missing_inputs(plan.pipeline.steps["docs"].spec.canonical(), where="--docs")
     faults += missing_inputs(plan.serve_config(plan.adapter)["applications"][0]["args"], where="tandem compare")
     if faults:
@@ -100,13 +102,27 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     note(f"{len(plan.train)} questions to train on, {len(plan.eval)} held out; {plan.eval_path.parent}")
     result = submit_and_follow(client, plan.pipeline.canonical(), "comparing")
     adapter = f"artifact:{plan.name}-raft@{result['steps']['raft']['job']}" if options.train else plan.adapter
+    report, folder = read_report(result)
     if options.deploy:
         from tandem.cli.serving import DEPLOY_TIMEOUT_S, deploy_and_wait
 
         note("deploying")
-        (app,) = deploy_and_wait(client, plan.serve_config(adapter), timeout_s=DEPLOY_TIMEOUT_S)
-        note(f'{app["url"]}/v1 answers; `tandem ask --app {plan.name} "…"`')
-    return read_report(result)
+        chosen = report["verdict"]["choose"]
+        config = plan.serve_config(adapter, answers=chosen == "raft")
+        (app,) = deploy_and_wait(client, config, timeout_s=DEPLOY_TIMEOUT_S)
+        arm = "raft" if adapter and chosen == "raft" else "rag"
+        why = "" if arm == chosen else f" (chosen was {chosen or 'none'}, which is no arm of an endpoint's)"
+        note(f'{app["url"]}/v1 answers as {arm} does{why}; `tandem ask --app {plan.name} "…"`')
+    return report, folder
+
+
+def training_workers(cluster: Cluster) -> int:
+    """Two for a short training where each finds a GPU, or a core where the cluster has no GPUs; else one."""
+    from tandem.config.machine import cores
+    from tandem.orchestrator.ray_jobs import HttpRayJobs
+
+    gpus = sum(machine.gpus for machine in HttpRayJobs(cluster).machines() or ())
+    return max(1, min(2, int(gpus) or cores()))
 
 
 def _documents(docs: Path) -> list[tuple[str, int, int]]:

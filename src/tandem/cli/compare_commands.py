@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A spec of kind compare.")] = None,
     overrides: Overrides = None,
     docs: Annotated[Path | None, typer.Option(help="A folder of documents, instead of a file.")] = None,
@@ -53,8 +54,18 @@ def compare(
     from tandem.errors import InputError
     from tandem.orchestrator.compare_flow import QUICK_S, CompareOptions
 
-    if file is not None and (docs or qa):
-        raise InputError("give a FILE, or --docs and --qa, not both")
+    def refuse(options: str, why: str, remedy: str) -> None:
+        sources = {each: context.get_parameter_source(each) for each in options.split()}
+        given = [each for each, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if given:
+            said = ", ".join("--" + each.replace("_", "-") for each in given)
+            raise InputError(f"{said}: {why}", remedy=remedy)
+
+    if file is not None:
+        # Before anything else is asked for: they would look as if they had counted.
+        refuse("docs qa", "a FILE names its own collection and questions", "give a FILE, or --docs and --qa, not both")
+        names = "adapter no_train seeds name model embedder max_steps no_deploy"
+        refuse(names, "for --docs and --qa alone", "change the FILE's spec: `tandem compare FILE model=…`")
     budget_s = seconds_of(budget) if budget is not None else QUICK_S if quick else None
     if file is not None:
         said = [] if budget_s is None else [f"budget_s={budget_s}"]
@@ -62,6 +73,8 @@ def compare(
     elif docs is not None and qa is not None:
         if adapter is not None and no_train:
             raise InputError("--adapter and --no-train exclude each other")
+        if no_train or quick or adapter is not None:
+            refuse("seeds max_steps", "nothing is trained", "leave --no-train, --quick and --adapter out, or these")
         options = CompareOptions(
             name=name,
             model=model,

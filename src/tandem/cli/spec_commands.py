@@ -127,11 +127,15 @@ def load_job(file: Path, overrides: list[str]) -> dict[str, Any]:
 
 def _deepspeed_faults(file: Path, overrides: Sequence[str] = ()) -> list[SpecError]:
     """What the DeepSpeed JSON of a sound finetune spec contradicts; nothing for other files."""
-    from tandem.specs import FinetuneSpec, PipelineSpec
     from tandem.specs.loading import is_serve_config, load_spec
+
+    return [] if is_serve_config(file) else _contradictions(load_spec(file, overrides))
+
+
+def _contradictions(spec: Spec) -> list[SpecError]:
+    from tandem.specs import FinetuneSpec, PipelineSpec
     from tandem.training.methods.deepspeed import faults_of
 
-    spec = None if is_serve_config(file) else load_spec(file, overrides)
     found = [step.spec for step in spec.steps.values()] if isinstance(spec, PipelineSpec) else [spec]
     return [fault for each in found if isinstance(each, FinetuneSpec) for fault in faults_of(each)]
 
@@ -157,7 +161,8 @@ def _spec_plan(spec: Spec) -> dict[str, Any]:
         facts |= _steps(data) if data["kind"] == "pipeline" else _needs(spec, problems)
     # What another step of a pipeline makes is no input of the pipeline.
     facts["inputs"] = list(dict.fromkeys(value for _, value in inputs(data) if not REFERENCE.search(value)))
-    facts["problems"] = [*(str(fault) for fault in missing_inputs(here, where=data["kind"])), *problems]
+    faults = missing_inputs(here, where=data["kind"]) or _contradictions(spec)
+    facts["problems"] = [*(str(fault) for fault in faults), *problems]
     facts["spec"] = data
     return facts
 

@@ -82,8 +82,13 @@ class ComparePlan:
     model: str
     adapter: str | None
 
-    def serve_config(self, adapter: str | None) -> dict[str, Any]:
-        """The Ray Serve config of the application ``/NAME``, which answers with the adapter where there is one."""
+    def serve_config(self, adapter: str | None, *, answers: bool = True) -> dict[str, Any]:
+        """The Ray Serve config of the application ``/NAME``.
+
+        Args:
+            adapter: URI of one that it has, if any.
+            answers: Whether that one answers requests that name no model; else the base model does.
+        """
         tuned = f"{self.name}-raft"
         spec = RagSpec.model_validate(
             {
@@ -91,7 +96,7 @@ class ComparePlan:
                 "name": self.name,
                 "model": self.model,
                 "adapters": [{"name": tuned, "uri": adapter}] if adapter else [],
-                "default_model": tuned if adapter else None,
+                "default_model": tuned if adapter and answers else None,
                 "retriever": {"collection": self.name},
             }
         )
@@ -111,7 +116,7 @@ def plan_compare(
     options: CompareOptions,
     *,
     storage: Path,
-    cpus: int,
+    workers: int,
 ) -> ComparePlan:
     """Work out every step.
 
@@ -124,7 +129,7 @@ def plan_compare(
         rows: Questions and answers.
         options: What the person chose.
         storage: The cluster's storage folder.
-        cpus: Cores to train on.
+        workers: To train with.
 
     Raises:
         DataError: Too few questions.
@@ -157,7 +162,7 @@ def plan_compare(
         "kind": "finetune",
         "model": model,
         "data": {"train": str(folder / "train.jsonl")},
-        "workers": 2 if cpus > 1 else 1,
+        "workers": workers,
     }
     trained: dict[str, list[str]] = {"tuned": [], "raft": []}
     for seed in range(options.seeds if options.train else 0):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from stand_ins.report import report
 from stand_ins.shell import Shell
+from tiny_models import write_llama
 
 from tandem.cli import follow as following
 from tandem.cli.endpoint import Endpoint
@@ -89,6 +90,16 @@ def test_plan_says_what_would_run_and_starts_nothing(shell: Shell, index_file: P
     assert plan["state now"] == "new"
     assert plan["id"] == shell("submit", str(index_file)).stdout.strip()
     assert "QUEUED" in json.loads(shell("plan", str(index_file), "--json").stdout)["state now"]
+
+
+def test_plan_says_what_a_deepspeed_file_contradicts(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "zero.json").write_text(json.dumps({"train_batch_size": 7}))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
+    model = str(write_llama(tmp_path / "model"))
+    spec = {"kind": "finetune", "name": "f", "model": model, "data": {"train": "rows.jsonl"}, "deepspeed": "zero.json"}
+    (tmp_path / "f.yaml").write_text(json.dumps(spec))
+    problems = json.loads(shell("plan", "f.yaml", "--json").stdout)["problems"]
+    assert any("train_batch_size" in problem for problem in problems), problems
 
 
 def test_stop_of_a_waiting_job(shell: Shell, index_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from stand_ins.report import report
 from stand_ins.shell import Shell
 
 from tandem.cli import compare as comparing
+from tandem.orchestrator.ray_jobs import HttpRayJobs, Machine
 
 REPORT = report("raft", base=0.0, raft=0.5)
 
@@ -66,12 +67,45 @@ def test_the_whole_way_from_a_folder_to_a_verdict_and_an_endpoint(
     assert shell.serve.apps["docs"]["args"]["adapters"] == [
         {"name": "docs-raft", "uri": "artifact:docs-raft@docs-raft-1"}
     ]
+    assert shell.serve.apps["docs"]["args"]["default_model"] == "docs-raft"
+    assert "answers as raft does;" in result.output
     assert "verdict: raft wins: it answers 50 % of 4 questions exactly right" in result.stdout
     written = train_path.stat().st_mtime_ns
     assert json.loads(shell("compare", "--docs", str(docs), "--qa", str(qa), "--no-deploy", "--json").stdout) == REPORT
     # The same folder and questions are the same pipeline, which the server knows to be done; nor are its files newer.
     assert submitted[1] == pipeline
     assert train_path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (report("rag", raft=0.0, rag=0.5), "answers as rag does;"),
+        (
+            report("tuned", base=0.0, tuned=0.5),
+            "answers as rag does (chosen was tuned, which is no arm of an endpoint's)",
+        ),
+    ],
+)
+def test_an_endpoint_answers_by_itself_as_no_arm_does_that_was_not_chosen(
+    shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path, made: dict[str, Any], says: str
+) -> None:
+    (shell.world.cluster.storage / "report" / "report.json").write_text(json.dumps(made))
+    result = shell("compare", "--docs", str(docs), "--qa", str(qa))
+    assert result.exit_code == 0, result.output
+    assert says in result.output
+    assert shell.serve.apps["docs"]["args"]["default_model"] is None
+    assert [adapter["name"] for adapter in shell.serve.apps["docs"]["args"]["adapters"]] == ["docs-raft"]
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [((), 2), ((1.0,), 1), ((1.0, 1.0), 2), ((8.0,), 2)])
+def test_a_short_training_has_two_workers_where_each_finds_a_gpu_or_a_core(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, gpus: tuple[float, ...], workers: int
+) -> None:
+    machines = [Machine(cpus=8.0, gpus=each, memory=0, gpu_memory=0) for each in (0.0, *gpus)]
+    monkeypatch.setattr(HttpRayJobs, "machines", lambda _: machines)
+    monkeypatch.setattr("tandem.config.machine.cores", lambda: 4)
+    assert comparing.training_workers(shell.world.cluster) == workers
 
 
 def test_changed_documents_are_other_jobs(shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path) -> None:
@@ -134,3 +168,19 @@ def test_a_compare_file(shell: Shell, submitted: list[dict[str, Any]], tmp_path:
     result = shell("compare", "c.yaml", "top_k=5", "--json")
     assert json.loads(result.stdout)["verdict"]["winner"] == "raft"
     assert submitted[0]["top_k"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("c.yaml", "--model", "hf:X", "--seeds", "3"), "--seeds, --model: for --docs and --qa alone"),
+        (("c.yaml", "--qa", "qa.jsonl"), "--qa: a FILE names"),
+        (("--docs", "docs", "--qa", "qa.jsonl", "--quick", "--max-steps", "5"), "--max-steps: nothing is trained"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    shell: Shell, submitted: list[dict[str, Any]], words: tuple[str, ...], named: str
+) -> None:
+    result = shell("compare", *words)
+    assert (result.exit_code, named in result.output) == (2, True), result.output
+    assert not submitted

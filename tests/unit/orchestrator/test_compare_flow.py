@@ -23,12 +23,12 @@ FILES = [("a.md", 10, 1), ("b.md", 20, 2)]
 def plan(
     tmp_path: Path,
     rows: list[QaRow] = ROWS,
-    cpus: int = 2,
+    workers: int = 2,
     files: list[tuple[str, int, int]] = FILES,
     **options: Any,
 ) -> ComparePlan:
     docs = tmp_path / "My Docs"
-    return plan_compare(docs, files, rows, CompareOptions(**options), storage=tmp_path, cpus=cpus)
+    return plan_compare(docs, files, rows, CompareOptions(**options), storage=tmp_path, workers=workers)
 
 
 def index(made: ComparePlan) -> IndexSpec:
@@ -56,6 +56,7 @@ def test_every_step_meets_the_others_in_names_and_files(tmp_path: Path) -> None:
     assert needs == {"docs": (), "tuned": (), "raft": ("docs",), "compare": ("docs", "raft", "tuned")}
     assert index(made).collection_name == finetune(made).retrieval.collection == made.name  # type: ignore[union-attr]
     assert finetune(made).data.train == str(made.train_path)
+    assert finetune(made).workers == 2
     assert made.train_path.parent == made.eval_path.parent
     assert made.train_path.parent.parent == tmp_path / "compare" / "my-docs"
     asked = compare(made)
@@ -66,6 +67,8 @@ def test_every_step_meets_the_others_in_names_and_files(tmp_path: Path) -> None:
     (app,) = made.serve_config("artifact:my-docs-raft@x")["applications"]
     assert (app["name"], app["route_prefix"]) == ("my-docs", "/my-docs")
     assert app["args"]["default_model"] == "my-docs-raft"
+    (beside,) = made.serve_config("artifact:my-docs-raft@x", answers=False)["applications"]
+    assert (beside["args"]["adapters"], beside["args"]["default_model"]) == (app["args"]["adapters"], None)
 
 
 def test_no_question_is_trained_on_and_asked_and_the_split_is_the_same_in_any_order(tmp_path: Path) -> None:
@@ -91,10 +94,6 @@ def test_a_given_adapter_is_compared_on_questions_that_this_split_would_not_have
     assert list(made.pipeline.steps) == ["docs", "compare"]
     assert made.eval == plan(tmp_path).eval
     assert compare(made).raft_adapter == "/an/adapter"
-
-
-def test_one_core_trains_with_one_worker(tmp_path: Path) -> None:
-    assert finetune(plan(tmp_path, cpus=1)).workers == 1
 
 
 def test_too_few_questions_and_names_that_cannot_be(tmp_path: Path) -> None:
