@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tandem.config.light_imports import skip_scipy
 from tandem.config.machine import cores, read_processor
 from tandem.errors import ModelError
 from tandem.models.batching import by_length
@@ -64,6 +65,7 @@ class TextClassifier:
     def __init__(
         self, spec: EngineSpec, folder: Path, base: Path | None, labels: Sequence[str], max_length: int | None
     ) -> None:
+        skip_scipy()
         import torch
         from transformers import AutoTokenizer
 

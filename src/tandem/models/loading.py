@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tandem.artifacts.manifest import sha256_file
 from tandem.artifacts.uris import cache_path, cached, resolve
+from tandem.config.light_imports import skip_scipy
 from tandem.errors import ModelError, NotFoundError
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -87,6 +88,7 @@ def _converted(gguf: Path) -> Path:
     target = converted_path(gguf)
     if target.is_dir():
         return target
+    skip_scipy()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tandem.config.light_imports import skip_scipy
 from tandem.config.machine import read_processor
 from tandem.errors import InputError, ModelError
 from tandem.models.engines.protocol import Generation, GenerationRequest, ScoredDocument
@@ -74,6 +75,7 @@ class QuestionEncoder:
     """
 
     def __init__(self, model: Path) -> None:
+        skip_scipy()
         from transformers import AutoTokenizer, DPRQuestionEncoder, RagConfig
 
         class Alone(DPRQuestionEncoder):  # type: ignore[misc]
@@ -146,6 +148,7 @@ class RagSequence:
     """
 
     def __init__(self, model: Path, *, beams: int, max_tokens: int) -> None:
+        skip_scipy()
         import torch
         from transformers import AutoTokenizer, RagSequenceForGeneration
 

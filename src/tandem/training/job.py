@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.job import WORKERS_LOST, WORKERS_PHASE, JobContext
+from tandem.config.light_imports import skip_scipy
 from tandem.errors import PreemptedError
 from tandem.models.loading import model_path
 from tandem.retrieval.actor import join_ray
@@ -64,6 +65,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         PreemptedError: It was asked to step aside for another job.
         SpecError: The DeepSpeed JSON can't be used, or contradicts the spec.
     """
+    skip_scipy()
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 

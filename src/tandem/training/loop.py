@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tandem.config.light_imports import skip_scipy
 from tandem.config.machine import cores
 from tandem.training.data.packing import attend_per_document
 from tandem.training.guards import LossGuard
@@ -234,6 +235,7 @@ def set_up(config: LoopConfig) -> Worker:
     Its place comes from the environment that every launcher of `torch.distributed` sets, Ray Train and torchrun alike.
     """
     began = time.perf_counter()
+    skip_scipy()
     import torch
     import torch.distributed
     from transformers.utils import logging

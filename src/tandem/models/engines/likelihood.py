@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tandem.config.light_imports import skip_scipy
 from tandem.config.machine import Processor, cores
 from tandem.errors import ModelError
 from tandem.models.batching import by_length
@@ -55,6 +56,7 @@ class LikelihoodEngine:
     def __init__(
         self, spec: EngineSpec, model: Path, answers: Sequence[str], *, dtype: Dtype, processor: Processor
     ) -> None:
+        skip_scipy()
         import torch
         from transformers import AutoModelForCausalLM
 

@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tandem.config.light_imports import skip_scipy
 from tandem.errors import InputError, ModelError, SpecError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def load_tokenizer(model: Path) -> Any:
     Raises:
         ModelError: It has none.
     """
+    skip_scipy()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tandem.config.light_imports import skip_scipy
 from tandem.config.machine import Processor, cores
 from tandem.errors import ModelError
 from tandem.models.engines.hardware import Dtype
@@ -32,6 +33,7 @@ class TransformersEngine:
     def __init__(
         self, spec: EngineSpec, model: Path, adapters: Mapping[str, Path], *, dtype: Dtype, processor: Processor
     ) -> None:
+        skip_scipy()
         import torch
         from transformers import AutoModelForCausalLM
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tandem.config.light_imports import absent
 from tandem.config.machine import computes_bf16, read_processor
 from tandem.training.loop_config import LoopConfig
 from tandem.training.methods.deepspeed import Hardware, build_config
@@ -19,8 +20,10 @@ def configure(config: LoopConfig) -> dict[str, Any]:
     Raises:
         SpecError: The hardware can't do what the spec asks for.
     """
-    import deepspeed
-    import deepspeed.ops
+    # Its tuner imports MLflow where that is installed, for itself alone.
+    with absent("mlflow"):
+        import deepspeed
+        import deepspeed.ops
     import torch
     import torch.distributed
 
