@@ -100,7 +100,9 @@ def _cluster(storage: Path) -> list[Check]:
 
 
 def _tokens(cluster: Cluster) -> list[Check]:
-    return [_private(path) for path in (cluster.api_key_file, cluster.ray_token_file) if path is not None]
+    paths = [path for path in (cluster.api_key_file, cluster.ray_token_file) if path is not None]
+    # Elsewhere they are what the operators mount, as whoever they choose, and can't be changed from here.
+    return [_private(path) if cluster.local else _readable(path) for path in paths]
 
 
 def _server(cluster: Cluster) -> list[Check]:
@@ -139,6 +141,13 @@ def _ports_of(cluster: Cluster) -> Check:
     if silent:
         return Check("ports", "bad", f"nobody listens at {', '.join(silent)}", "`tandem up` starts what isn't up")
     return Check("ports", "ok", ", ".join(f"{urlsplit(url).port} ({name})" for name, url in urls.items()))
+
+
+def _readable(path: Path) -> Check:
+    if os.access(path, os.R_OK):
+        return Check(path.name, "ok", "readable")
+    found = "this account can't read it" if path.exists() else "not there"
+    return Check(path.name, "bad", found, f"mount it as {path}, or mend the path in the cluster file")
 
 
 def _private(path: Path) -> Check:

@@ -53,6 +53,17 @@ def test_both_sides_are_looked_at(shell: Shell, monkeypatch: pytest.MonkeyPatch)
         assert "refuses this API key" in found["server"]["found"]
 
 
+def test_keys_of_a_cluster_that_is_not_ours_must_only_be_readable(shell: Shell) -> None:
+    # As Kubernetes mounts a secret: another's, readable by its group, and nobody here may change it.
+    world = shell.world
+    world.cluster.api_key_file.chmod(0o640)
+    assert doctor._tokens(world.cluster)[0].result == "bad"
+    attached = replace(world.cluster, local=False)
+    assert doctor._tokens(attached)[0].result == "ok"
+    world.cluster.api_key_file.unlink()
+    assert (doctor._tokens(attached)[0].result, doctor._tokens(attached)[0].found) == ("bad", "not there")
+
+
 def test_nothing_answers(shell: Shell) -> None:
     assert isinstance(shell.serve, FakeServe)
     status, found = examined(shell)

@@ -382,4 +382,22 @@ def test_every_host_in_the_cluster_file_is_a_service_and_every_path_is_mounted(t
     database = cluster.database_url.removeprefix("sqlite:///")
     for path in [str(cluster.storage), str(cluster.ray_token_file), str(cluster.api_key_file), database]:
         assert any(path.startswith(mount) for mount in mounts), path
-    assert str(cluster.qdrant_api_key_env) in {v["name"] for v in head(resource("RayCluster", "tandem"))["env"]}
+    for container in (head(resource("RayCluster", "tandem")), server):
+        assert str(cluster.qdrant_api_key_env) in {v["name"] for v in container["env"]}
+
+
+@pytest.mark.parametrize(
+    ("caller", "callee", "port", "reaches"),
+    [
+        ({"ray.io/is-ray-node": "yes"}, "qdrant", 6333, True),
+        ({"app.kubernetes.io/name": "tandem-server"}, "qdrant", 6333, True),
+        ({"app.kubernetes.io/name": "other"}, "qdrant", 6333, False),
+        ({"app.kubernetes.io/name": "prometheus"}, "metrics", 8080, True),
+        ({"app.kubernetes.io/name": "prometheus"}, "metrics", 8265, False),
+        ({"app.kubernetes.io/name": "other"}, "metrics", 8080, False),
+    ],
+)
+def test_who_reaches_what(caller: dict[str, str], callee: str, port: int, reaches: bool) -> None:
+    (rule,) = resource("NetworkPolicy", callee)["spec"]["ingress"]
+    chosen = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
+    assert (caller in chosen and {"port": port} in rule["ports"]) == reaches
