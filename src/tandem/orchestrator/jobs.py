@@ -21,11 +21,17 @@ class Submitter:
         user: Whose key it is submitted with.
         origin: What submits it, from which state of the code.
         before: Told the id of a job that has yet to start, before the record is there for anybody to start it.
+        admin: Whether other people's jobs are its to change, too.
     """
 
     user: str = ""
     origin: Mapping[str, Any] = field(default_factory=dict)
     before: Callable[[str], None] = lambda _: None
+    admin: bool = False
+
+    def may_change(self, user: str) -> bool:
+        """Whether a job is its to change, by whose key that was submitted with."""
+        return self.admin or self.user == user
 
 
 @dataclass(frozen=True)

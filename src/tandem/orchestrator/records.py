@@ -56,8 +56,8 @@ class Records:
     ) -> tuple[Job, bool]:  # fmt: skip
         """Queue a job, or find the latest one that this name and spec already have.
 
-        One that still waits is queued from now on as this spec says: its priority, project and deadlines are the
-        latest submission's.
+        One that still waits is queued from now on as this spec says, if it is the submitter's to change: its priority,
+        project and deadlines are the latest submission's. Somebody else's stays as it is.
 
         Args:
             kind: The spec's kind.
@@ -99,9 +99,13 @@ class Records:
         if same and not again:
             latest = session.scalars(select(JobRow).where(JobRow.id == same[-1]).with_for_update()).one()
             state = State(latest.state)
-            if not state.final and (kind == "pipeline" or not state.active):
+            waits = not state.final and (kind == "pipeline" or not state.active)
+            if waits and by.may_change(latest.submitted_by):
                 by.before(latest.id)
-                latest.spec, latest.project = json.dumps(spec), queue_of(spec).project
+                if json.loads(latest.spec) != spec:
+                    latest.spec, latest.project = json.dumps(spec), queue_of(spec).project
+                    said = f"queued as {by.user or 'nobody'} submitted it again"
+                    session.add(_event(latest, self._clock(), Reason.SUBMITTED, said))
             return jobs_of(session, [latest])[0], False
         if same:
             identifier = again_id(identifier, set(same))
@@ -115,7 +119,7 @@ class Records:
         session.add(row)
         session.flush()
         by.before(identifier)
-        session.add(EventRow(job_id=identifier, at=now, attempt=0, state=row.state, reason=row.reason, message=""))
+        session.add(_event(row, now, Reason.SUBMITTED))
         return jobs_of(session, [row])[0], True
 
     def get(self, identifier: str) -> Job:
@@ -258,9 +262,7 @@ class Records:
             row.started_at = now
         if state.final:
             row.ended_at = now
-        session.add(
-            EventRow(job_id=row.id, at=now, attempt=row.attempt, state=str(state), reason=str(reason), message=message)
-        )
+        session.add(_event(row, now, reason, message))
 
     def _find(self, session: Session, identifier: str, *, to_change: bool = False) -> JobRow:
         found = select(JobRow).where(JobRow.id == identifier)
@@ -272,6 +274,10 @@ class Records:
         if row is None:
             raise NotFoundError(f"no job {identifier!r}", remedy="`tandem ps` lists the jobs")
         return row
+
+
+def _event(row: JobRow, at: float, reason: Reason, message: str = "") -> EventRow:
+    return EventRow(job_id=row.id, at=at, attempt=row.attempt, state=row.state, reason=str(reason), message=message)
 
 
 def _clean(text: str) -> str:

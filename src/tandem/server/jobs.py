@@ -64,21 +64,27 @@ def jobs_router(records: Records, orchestrator: Orchestrator) -> APIRouter:
 
     @router.post("", responses=documented(400, 403, 413, 422))
     def submit_job(body: Submission, caller: Annotated[KeyHolder, Depends(submitter_of)]) -> answers.Submitted:
-        """Queue a job; the same name and spec give the job that is there."""
+        """Queue a job; the same name and spec give the job that is there, and one's own that waits is queued anew."""
         spec = body.spec.canonical()
         kind, name = spec["kind"], spec["name"]
         check_submission(spec, body.secrets, orchestrator.packages)
         fresh = body.again or not records.known(kind, name, spec)
         judged = fresh and orchestrator.judge(spec)
         origin = body.origin.model_dump(exclude_none=True)
-        by = Submitter(caller.name, origin, before=lambda job_id: orchestrator.secrets.keep(job_id, body.secrets))
+        by = Submitter(
+            caller.name,
+            origin,
+            before=lambda job_id: orchestrator.secrets.keep(job_id, body.secrets),
+            admin=caller.role is Role.ADMIN,
+        )
         job, created = records.submit(kind, name, spec, again=body.again, judged=judged, by=by)
         others = records.find(name=name, states=OPEN_STATES) if created else []
         same_name = [other.id for other in others if other.id != job.id and other.spec != job.spec]
-        if job.kind == "pipeline" and not created and not job.state.final:
+        ours = by.may_change(job.user)
+        if job.kind == "pipeline" and not created and not job.state.final and ours:
             orchestrator.pipelines.requeue(job)
-        if created:
-            logger.info("%s: submitted by %s", job.id, caller.name)
+        if created or (ours and not job.state.final):
+            logger.info("%s: submitted %sby %s", job.id, "" if created else "again ", caller.name)
             orchestrator.pace.wake()
         return answers.Submitted(**shown(job), created=created, same_name=same_name)
 

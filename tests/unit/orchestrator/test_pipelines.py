@@ -14,7 +14,7 @@ from stand_ins.world import World, make_cluster
 
 from tandem.errors import SpecError
 from tandem.orchestrator.executor import Orchestrator
-from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.jobs import Job, Submitter
 from tandem.orchestrator.records import Records
 from tandem.specs import PipelineSpec
 
@@ -240,6 +240,19 @@ def test_submitted_again_with_another_priority_its_waiting_steps_have_it_too(wor
     world.ray.down = False
     assert run(world, pipeline) == ["docs", "tune", "compare"]
     assert world.records.get(str(steps(world, pipeline)["compare"][1])).queue.priority == 7
+
+
+def test_a_step_that_is_somebody_elses_job_stays_queued_as_it_is(world: World) -> None:
+    world.ray.down = True
+    data = PipelineSpec.model_validate(chain(queue={"priority": 7})).canonical()
+    docs = {**data["steps"]["docs"]["spec"], "queue": {"priority": 1}}
+    job, _ = world.records.submit("index", "i", docs, by=Submitter("ada"))
+    pipeline, _ = world.records.submit("pipeline", data["name"], data, by=Submitter("bob"))
+    world.orchestrator.step()
+    world.orchestrator.pipelines.requeue(pipeline)
+    assert steps(world, pipeline)["docs"] == ("QUEUED", job.id)
+    tune = world.records.get(str(steps(world, pipeline)["tune"][1]))
+    assert (world.records.get(job.id).queue.priority, tune.queue.priority) == (1, 7)
 
 
 def test_a_pipeline_with_a_step_that_could_never_start_is_refused(world: World) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tandem.errors import InputError, NotFoundError
 from tandem.orchestrator.identity import job_id
+from tandem.orchestrator.jobs import Job, Submitter
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.states import Reason, State
 
@@ -190,3 +191,35 @@ def test_of_several_servers_that_change_a_job_at_once_one_does(url: str) -> None
     assert len(servers[0].attempts(job.id)) == 1
     for records in servers:
         records.close()
+
+
+def test_only_its_submitter_or_an_admin_has_a_waiting_job_queued_otherwise(url: str) -> None:
+    records = Records(url)
+    told: list[tuple[str, str]] = []
+
+    def by(user: str, *, admin: bool = False) -> Submitter:
+        return Submitter(user, before=lambda job_id: told.append((user, job_id)), admin=admin)
+
+    def submit(priority: int, who: Submitter, kind: str = "index") -> Job:
+        return records.submit(
+            kind, "docs", {"a": 1, "queue": {"priority": priority, "project": f"p{priority}"}}, by=who
+        )[0]
+
+    for kind in ("index", "pipeline"):
+        told.clear()
+        job = submit(1, by("ada"), kind)
+        if kind == "pipeline":
+            records.change(job.id, State.RUNNING, Reason.DRIVER_RUNS)
+        assert submit(9, by("bob"), kind).queue.priority == 1
+        assert records.find(kind=kind)[0].spec["queue"]["project"] == "p1"
+        assert told == [("ada", job.id)]
+        assert submit(2, by("ada"), kind).queue.priority == 2
+        assert submit(3, by("root", admin=True), kind).queue.priority == 3
+        submit(3, by("ada"), kind)
+        assert [user for user, _ in told] == ["ada", "ada", "root", "ada"]
+        # What changes nothing is no change.
+        changes = [each for each in records.events(job.id) if each["reason"] == "submitted"]
+        assert [change["message"] for change in changes] == [
+            "", "queued as ada submitted it again", "queued as root submitted it again"
+        ]  # fmt: skip
+    assert records.get(job.id).user == "ada"

@@ -237,3 +237,21 @@ def test_a_job_is_shown_with_what_it_took_and_where_to_look(client: TestClient, 
     assert attempt["environment"] == {"ray": "2.60.0"}
     assert attempt["dashboard"] == f"http://127.0.0.1:1/#/jobs/{job['id']}.1"
     assert shown["mlflow"].endswith("#/experiments/7/runs/r1")
+
+
+def test_somebody_else_cannot_have_a_waiting_job_queued_otherwise(
+    client: TestClient, keys: ServerKeys, world: World
+) -> None:
+    eve, bob = ({"Authorization": f"Bearer {keys.add(name, Role.SUBMITTER)[0]}"} for name in ("eve", "bob"))
+
+    def send(token: str, priority: int, headers: dict[str, str]) -> Any:
+        spec = index_spec("docs", runtime={"env": {"WORD": None}}, queue={"priority": priority})
+        return client.post("/api/v1/jobs", json={"spec": spec, "secrets": {"WORD": token}}, headers=headers).json()
+
+    first = send("hers", 1, eve)
+    his = send("his", -5, bob)
+    assert (his["id"], his["user"], his["created"], his["priority"]) == (first["id"], "eve", False, 1)
+    assert world.orchestrator.secrets.of(first["id"]) == {"WORD": "hers"}
+    assert send("new", 2, eve)["priority"] == 2
+    assert send("newest", 3, {})["priority"] == 3
+    assert world.orchestrator.secrets.of(first["id"]) == {"WORD": "newest"}
