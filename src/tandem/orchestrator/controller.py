@@ -81,6 +81,11 @@ def decide(
                 turn.waits.update(_why_it_does_not_work(job, looked, room, now))
         elif job.stop_requested:
             turn.actions.append(_stopped(job))
+        elif job.fault:
+            message = (
+                f"an earlier version of Tandem took its spec, this one can't run it: {job.fault} (submit it again)"
+            )
+            turn.actions.append(Change(job.id, State.FAILED, Reason.USER_ERROR, message))
         elif job.queue.max_wait_s is not None and now - job.waiting_since >= job.queue.max_wait_s:
             message = f"waited for {job.queue.max_wait_s:g} s (queue.max_wait_s) and couldn't start"
             turn.actions.append(Change(job.id, State.FAILED, Reason.QUEUE_TIMEOUT, message))

@@ -39,6 +39,7 @@ from tandem.orchestrator.resources import Room, offered
 from tandem.orchestrator.runtime import JobSecrets, runtime_env, runtime_of
 from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import UNREACHABLE, Observation, Reason, State
+from tandem.orchestrator.troubles import Troubles
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Orchestrator:
         self.room: Room | None = None
         self._looked = False
         self._waits: Mapping[str, str] = {}
-        self._troubles: Mapping[str, str] = {}
+        self._troubles = Troubles()
         self.pipelines = Pipelines(records, cluster.storage, self.secrets, clock)
         self._swept = False
         self.pace = Pace()
@@ -148,17 +149,18 @@ class Orchestrator:
             self._swept = True
         jobs = [job for job in live if job.kind != "pipeline"]
         quick = quick and self.room is not None
+        self._troubles.turn(whole=not quick)
         if not quick:
             self.pace.looks()
             self.room, self._looked = self._look(), True
         room = self.room
-        troubles: dict[str, str] = {}
         seen: dict[str, Observation] = {}
         for job in jobs:
             if not (job.state.active and self.ray_reachable):
                 continue
             known_as = self._seen.get(job.id) if quick and job.state is State.RUNNING else None
-            seen[job.id] = known_as or self._observe(job, troubles)
+            seen[job.id] = known_as or self._observe(job)
+            self.pace.beat()
         self._seen = seen
         turn = decide(jobs, seen, room, self._policy, self._rules, self._clock())
         known = {job.id: job for job in jobs}
@@ -168,16 +170,13 @@ class Orchestrator:
             except (DatabaseError, LeaseLostError):
                 # What can't be written down isn't done.
                 raise
-            except (UnreachableError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one job, the others go on
                 # The next turn sees for itself what came of it, and tries again.
-                troubles[action.job_id] = f"{error}: it is tried again"
-        for job_id, trouble in troubles.items():
-            if self._troubles.get(job_id) != trouble:
-                logger.warning("%s: %s", job_id, trouble)
-        self._troubles = troubles
+                self._troubles.note(action.job_id, error, "it is tried again")
+            self.pace.beat()
         # Last: a step that has just ended lets others begin.
         far = self.pipelines.turn([job for job in live if job.kind == "pipeline"])
-        self._waits = {**turn.waits, **troubles, **far}
+        self._waits = {**turn.waits, **self._troubles.now, **far}
         self.pace.turned(watched=on_its_way(jobs, turn.actions, self._clock()))
         return turn.actions
 
@@ -221,14 +220,14 @@ class Orchestrator:
             since=0.0 if self.cluster.local else since,
         )
 
-    def _observe(self, job: Job, troubles: dict[str, str]) -> Observation:
-        """What is known of an active job's attempt; `troubles` gets what was wrong with its files."""
-        seen = self._ray.observe(job.submission_id)
+    def _observe(self, job: Job) -> Observation:
+        """What is known of an active job's attempt."""
         files = self.files(job.id)
-        if seen.status == "UNREACHABLE":
-            return seen
         known = UNREACHABLE
         try:
+            seen = self._ray.observe(job.submission_id)
+            if seen.status == "UNREACHABLE":
+                return seen
             if seen.lives:
                 known = replace(seen, phase=files.phase())
             self._logs.copy(job, files, final=not seen.lives)
@@ -239,8 +238,8 @@ class Orchestrator:
             return replace(
                 seen, error=files.error(), has_result=files.result() is not None, begun=files.begun(job.attempt)
             )
-        except OSError as error:
-            troubles[job.id] = f"{error}: it goes on when that is mended"
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one job, the others go on
+            self._troubles.note(job.id, error, "it goes on when that is mended")
             # Ray still has what was printed: an end waits until that can be kept, and the result be read.
             return known
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tandem.orchestrator.resources import Demand, demand
+from pydantic import ValidationError
+
+from tandem.orchestrator.resources import NOTHING, Demand, demand
 from tandem.orchestrator.states import Reason, State
-from tandem.specs import QueueSpec
+from tandem.specs import KINDS, QueueSpec
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,25 @@ class Job:
         return f"{self.id}.{self.attempt}"
 
     @cached_property
+    def fault(self) -> str:
+        """Why this version can't run what another one took; empty where it can."""
+        return self._read[1]
+
+    @cached_property
     def demands(self) -> tuple[Demand, Demand]:
-        """What it asks for of a cluster without GPUs, and of one with some."""
-        return demand(self.spec, gpus=False), demand(self.spec, gpus=True)
+        """What it asks for of a cluster without GPUs, and of one with some; nothing where its spec has a fault."""
+        spec = self._read[0]
+        return (NOTHING, NOTHING) if spec is None else (demand(spec, gpus=False), demand(spec, gpus=True))
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, Any] | None, str]:
+        # With the defaults of what wasn't there yet when it was submitted. The record keeps it as it was: the job's id
+        # comes from that.
+        try:
+            return KINDS[self.kind].model_validate(self.spec).canonical(), ""
+        except ValidationError as error:
+            first = error.errors()[0]
+            return None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
     @property
     def current(self) -> Attempt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tandem.orchestrator.actions import Action, Start
 from tandem.orchestrator.jobs import Job
@@ -15,12 +15,17 @@ TURN_EVERY_S = 0.5
 WATCHED_EVERY_S = 0.1
 WATCHED_FOR_S = 10.0
 LEAST_REST_S = 0.05
+# The longest call to Ray has 30 s.
+STALLED_AFTER_S = 60.0
 
 
 class Pace:
     """Twice a second; at once after a submission; ten times a second while a job is on its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._beat_at: float | None = None
+        self._failing_since: float | None = None
         self._woken = threading.Event()
         self._watched = False
         self._turned_at = self._looked_at = 0.0
@@ -35,11 +40,30 @@ class Pace:
         Returns:
             Whether a quick one is enough: everything was looked at less than half a second ago.
         """
+        self.beat()
         self._woken.wait(WATCHED_EVERY_S if self._watched else TURN_EVERY_S)
         # However many submissions come at once, turns don't follow each other without a pause.
         time.sleep(max(0.0, self._turned_at + LEAST_REST_S - time.monotonic()))
         self._woken.clear()
         return time.monotonic() - self._looked_at < TURN_EVERY_S
+
+    def beat(self) -> None:
+        """The loop goes on: it has come to the next job, or to the end of its turn."""
+        self._beat_at = self._clock()
+
+    def ended(self, *, well: bool) -> None:
+        """A turn is over; it hasn't ended well where it failed in a way that nobody foresaw."""
+        self.beat()
+        if well:
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = self._clock()
+
+    def stalled_s(self) -> float:
+        """For how many seconds the loop hasn't come further, if that is too long; else 0, as before it has begun."""
+        since = [at for at in (self._beat_at, self._failing_since) if at is not None]
+        seconds = self._clock() - min(since) if since else 0.0
+        return seconds if seconds >= STALLED_AFTER_S else 0.0
 
     def looks(self) -> None:
         """Everything is looked at now."""

@@ -11,9 +11,11 @@ from typing import Any
 
 from tandem.artifacts.manifest import MANIFEST
 from tandem.config.files import write_whole
+from tandem.errors import DatabaseError
 from tandem.orchestrator.actions import Change
 from tandem.orchestrator.job_files import JobFiles
 from tandem.orchestrator.jobs import Job, Submitter, iso
+from tandem.orchestrator.lease import LeaseLostError
 from tandem.orchestrator.pipeline import (
     Begin,
     Known,
@@ -30,6 +32,7 @@ from tandem.orchestrator.preflight import changed_at
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.runtime import JobSecrets, runtime_of
 from tandem.orchestrator.states import State
+from tandem.orchestrator.troubles import Troubles
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Pipelines:
         self._secrets = secrets
         self._clock = clock
         self._told: dict[str, int] = {}
+        self._troubles = Troubles()
 
     def turn(self, live: Sequence[Job]) -> dict[str, str]:
         """Look at each pipeline, decide, act, until there is nothing to do but wait.
@@ -61,6 +65,7 @@ class Pipelines:
         Returns:
             By id, how far each is that goes on.
         """
+        self._troubles.turn()
         begun = self._steps.steps([pipeline.id for pipeline in live])
         waits: dict[str, str] = {}
         for pipeline in live:
@@ -70,10 +75,12 @@ class Pipelines:
             kept |= {each.job.id for each in begun[pipeline.id].values() if each.by_hand}
             try:
                 waits |= self._advance(pipeline, begun[pipeline.id], kept)
-            except OSError as error:
-                waits[pipeline.id] = f"{error}: it is tried again"
-                logger.warning("%s: %s", pipeline.id, error)
-        return waits
+            except (DatabaseError, LeaseLostError):
+                # What can't be written down isn't done.
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others go on
+                self._troubles.note(pipeline.id, error, "it is tried again")
+        return waits | self._troubles.now
 
     def _advance(self, pipeline: Job, begun: Mapping[str, StepJob], kept: Collection[str]) -> dict[str, str]:
         # Each look gives a step its job or changes a state, and of both there are only so many.

@@ -35,6 +35,9 @@ class Demand:
     holds: Amounts
 
 
+NOTHING = Demand((), {}, {})
+
+
 def demand(spec: Mapping[str, Any], *, gpus: bool) -> Demand:
     """What a job asks for.
 

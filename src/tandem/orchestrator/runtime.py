@@ -33,11 +33,21 @@ class JobSecrets:
         write_whole(self._path(job_id), json.dumps(dict(values)), private=True)
 
     def of(self, job_id: str) -> dict[str, str]:
-        """A job's values; none where it has none."""
+        """A job's values; none where it has none.
+
+        Raises:
+            SpecError: They can't be read.
+        """
         try:
             data: dict[str, str] = json.loads(self._path(job_id).read_text())
         except FileNotFoundError:
             return {}
+        except ValueError:
+            raise SpecError(
+                "the values for its variables can't be read",
+                where=str(self._path(job_id)),
+                remedy="submit it with --again from an environment that has them",
+            ) from None
         return data
 
     def forget(self, job_id: str) -> None:

@@ -26,6 +26,7 @@ from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, account
 from tandem.orchestrator.settings import ServerSettings
 from tandem.server.app import create_app
+from tandem.server.log import log_handler
 
 END_TIMEOUT_S = 5.0
 GRACE_S = 1
@@ -33,7 +34,7 @@ logger = logging.getLogger("tandem.server")
 
 
 def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> None:
-    """Turn until told to stop; a turn that fails is logged and the next one comes.
+    """Turn until told to stop; a turn that fails is logged, once for each way to fail, and the next one comes.
 
     Args:
         orchestrator: Does the turns.
@@ -47,15 +48,14 @@ def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> 
             continue
         try:
             orchestrator.step(quick=quick)
-            found = ""
+            found, unforeseen = "", None
         except (DatabaseError, LeaseLostError) as error:
-            found = str(error)
-        except Exception:
-            # The records are consistent after every change; a loop that died would leave jobs unwatched.
-            logger.exception("a turn of the control loop failed")
-            continue
+            found, unforeseen = str(error), None
+        except Exception as error:  # noqa: BLE001 - logged below; a loop that died would leave jobs unwatched
+            found, unforeseen = f"a turn of the control loop failed: {type(error).__name__}: {error}", error
+        orchestrator.pace.ended(well=unforeseen is None)
         if found != problem:
-            logger.warning("%s", found or "the database of the job records answers again")
+            logger.warning("%s", found or "the control loop goes on", exc_info=unforeseen)
         problem = found
 
 
@@ -64,12 +64,16 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m tandem.server SERVER_JSON", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = ServerSettings.load(Path(arguments[0]))
+    cluster = settings.cluster
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[log_handler(cluster.storage / "logs" / "server.log")],
+    )
     # Two lines a second about polling would bury the rest, and so would each part of Alembic.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
-    settings = ServerSettings.load(Path(arguments[0]))
-    cluster = settings.cluster
     try:
         records = Records(cluster.database_url)
     except TandemError as error:

@@ -1,6 +1,6 @@
 """The server's HTTP API; ``/openapi.json`` is its document.
 
-    GET    /healthz                     without a key: the server lives
+    GET    /healthz                     without a key: the server lives, and its control loop goes on
     GET    /api/v1/status               server, Ray, jobs by state
     GET    /api/v1/checks               what the server finds of the cluster, for `tandem doctor`
     POST   /api/v1/jobs                 {spec, again, origin, secrets} → the job, and whether it is new
@@ -26,9 +26,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Response
 
 import tandem
+from tandem.errors import TandemError
 from tandem.orchestrator.checks import as_answer
 from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
@@ -36,7 +37,7 @@ from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import ServerKeys
 from tandem.server import answers
 from tandem.server.apps import apps_router
-from tandem.server.faults import add_schemas, documented, install
+from tandem.server.faults import add_schemas, documented, error_response, install
 from tandem.server.guard import Guard
 from tandem.server.jobs import jobs_router
 from tandem.server.keys import keys_router
@@ -78,9 +79,16 @@ def create_app(
     app.add_middleware(Guard, keys=keys)
     install(app)
 
-    @app.get("/healthz", openapi_extra={"security": []})
-    def healthz() -> answers.Health:
-        """The server lives."""
+    stalled = {"description": "the control loop has stalled", "content": documented()[503]["content"]}
+
+    @app.get(
+        "/healthz", openapi_extra={"security": []}, response_model=answers.Health, responses={503: stalled}
+    )  # fmt: skip
+    def healthz() -> answers.Health | Response:
+        """The server lives, and its control loop goes on."""
+        if stalled_s := orchestrator.pace.stalled_s():
+            what = f"the control loop hasn't come further for {stalled_s:.0f} s"
+            return error_response(TandemError(what, remedy="logs/server.log says more; start the server again"), 503)
         return answers.Health(status="ok", version=tandem.__version__)
 
     api = APIRouter(prefix="/api/v1")

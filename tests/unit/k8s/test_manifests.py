@@ -168,7 +168,7 @@ def test_a_planted_fault_in_a_ray_manifest_is_found(plant: Callable[[Resource], 
         ("/spec/replica", 1),  # unknown field
         ("/spec/replicas", "one"),  # wrong type
         ("/spec/template/spec/containers", None),  # missing what is required
-        ("/spec/template/spec/containers/0/readinessProbe/httpGet/prt", 1),  # unknown field, deep
+        ("/spec/template/spec/containers/0/livenessProbe/httpGet/prt", 1),  # unknown field, deep
     ],
 )
 def test_a_planted_fault_in_a_core_manifest_is_found(path: str, value: Any) -> None:

@@ -225,4 +225,38 @@ def test_the_loop_outlives_a_database_that_is_away_and_says_so_once(
 
     loop(Away(), tmp_path / "cluster.json", stopping)  # type: ignore[arg-type]
     said = [record.message for record in caplog.records]
-    assert said == ["the database can't be used now", "the database of the job records answers again"]
+    assert said == ["the database can't be used now", "the control loop goes on"]
+
+
+def test_a_loop_whose_turns_fail_says_so_once_and_the_server_is_no_longer_healthy(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem.orchestrator.pace.TURN_EVERY_S", 0.001)
+    (world.cluster.storage / "cluster.json").touch()
+    now = 0.0
+    world.orchestrator.pace = Pace(lambda: now)
+    stopping, turns = threading.Event(), iter(range(100))
+    client = api(world)
+    healthy: list[int] = []
+
+    def step(*, quick: bool) -> None:
+        nonlocal now
+        turn = next(turns)
+        healthy.append(client.get("/healthz").status_code)
+        now += 20
+        if turn == 8:
+            stopping.set()
+        if turn < 6:
+            raise KeyError("accelerator_type")
+
+    monkeypatch.setattr(world.orchestrator, "step", step)
+    loop(world.orchestrator, world.cluster.storage / "cluster.json", stopping)
+    assert healthy == [200] * 4 + [503] * 3 + [200] * 2
+    said = [record for record in caplog.records if record.name == "tandem.server"]
+    assert [record.message for record in said] == [
+        "a turn of the control loop failed: KeyError: 'accelerator_type'", "the control loop goes on"
+    ]  # fmt: skip
+    assert said[0].exc_info
+    # It hangs.
+    now += 60
+    assert client.get("/healthz").json()["error"]["what"] == "the control loop hasn't come further for 60 s"

@@ -233,3 +233,55 @@ def test_a_log_is_read_in_pieces_cut_between_characters(world: World) -> None:
     # The second attempt couldn't be started: it has no log.
     files.append_log(3, "third\n")
     assert files.read_log(offset)[0] == b"third\n"
+
+
+def logged(caplog: pytest.LogCaptureFixture, job: Job) -> list[str]:
+    return [record.message for record in caplog.records if job.id in record.message and record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("call", "then"), [("observe", "it goes on when that is mended"), ("submit", "it is tried again")]
+)
+def test_a_job_on_which_the_loop_fails_keeps_no_other_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str, then: str
+) -> None:
+    bad, other = world.submit("bad"), world.submit("other")
+    real = getattr(world.ray, call)
+
+    def fail(submission_id: str, *arguments: Any) -> Any:
+        if submission_id.startswith("bad"):
+            raise RuntimeError("no such luck")
+        return real(submission_id, *arguments)
+
+    monkeypatch.setattr(world.ray, call, fail)
+    for _ in range(3):
+        world.orchestrator.step()
+    assert world.ray.submit_calls[-1] == f"{other.id}.1"
+    assert world.records.get(other.id).acknowledged
+    says = f"RuntimeError: no such luck (a fault of ours; the server's log says where): {then}"
+    assert world.orchestrator.waits(bad.id) == says
+    assert logged(caplog, bad) == [f"{bad.id}: {says}"]
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_a_spec_that_another_version_took_runs_with_todays_defaults_or_fails_alone(world: World) -> None:
+    spec = finetune(4, name="old")
+    del spec["accelerator_type"]
+    old, _ = world.records.submit("finetune", "old", spec)
+    strange, _ = world.records.submit("finetune", "strange", {**finetune(1, name="strange"), "wings": 2})
+    world.orchestrator.step()
+    assert (world.state(old), world.state(strange)) == ("STARTING", "FAILED")
+    assert world.records.get(old.id).spec == spec
+    ended = world.records.get(strange.id)
+    assert ended.reason == "user_error"
+    assert "can't run it: wings: " in ended.message
+
+
+def test_values_that_cannot_be_read_fail_their_job_alone(world: World) -> None:
+    job = world.submit(runtime={"env": {"WORD": None}})
+    world.orchestrator.secrets.keep(job.id, {"WORD": "x"})
+    (world.orchestrator.secrets.folder / f"{job.id}.json").write_text('{"WO')
+    world.orchestrator.step()
+    ended = world.records.get(job.id)
+    assert (ended.state, ended.reason) == ("FAILED", "start_failed")
+    assert "can't be read" in ended.message
