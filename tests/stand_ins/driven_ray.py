@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.orchestrator.fake_ray import FakeRayJobs
-from tandem.orchestrator.ray_jobs import Machine
+from tandem.orchestrator.ray_jobs import Log, Machine
 from tandem.orchestrator.states import Observation
 from tandem.runner.claim import claim, wanted
 
@@ -97,7 +97,7 @@ class DrivenRay(FakeRayJobs):
         super().stop(submission_id)
         self.on_call("stopped")
 
-    def logs(self, submission_id: str) -> str | None:
+    def logs(self, submission_id: str) -> Log | None:
         self.on_call("logs")
         return super().logs(submission_id)
 

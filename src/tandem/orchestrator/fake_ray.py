@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tandem.errors import UnreachableError
-from tandem.orchestrator.ray_jobs import Machine, machine_of
+from tandem.orchestrator.ray_jobs import Log, Machine, machine_of
 from tandem.orchestrator.states import Observation
 
 
@@ -68,8 +68,12 @@ class FakeRayJobs:
         if submission_id in self._seen:
             self._seen[submission_id] = Observation("STOPPED")
 
-    def logs(self, submission_id: str) -> str | None:
+    def logs(self, submission_id: str) -> Log | None:
         """See `RayJobs.logs`."""
+        return None if self.down else Log(self.printed.get(submission_id, ""))
+
+    def last_lines(self, submission_id: str) -> str | None:
+        """See `RayJobs.last_lines`."""
         return None if self.down else self.printed.get(submission_id, "")
 
     def machines(self) -> list[Machine] | None:

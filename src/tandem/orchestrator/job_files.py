@@ -97,12 +97,25 @@ class JobFiles:
             attempt: The attempt's number, from 1.
             text: The whole log so far; Ray hands out no less.
         """
-        data = text.encode()
+        data = text.encode(errors="replace")
         have = self.log_bytes(attempt)
         if len(data) > have:
             self.path.mkdir(parents=True, exist_ok=True)
             with self._log(attempt).open("ab") as log:
                 log.write(data[have:])
+
+    def close_log(self, attempt: int, text: str) -> None:
+        """Put an end behind what is copied of a log, if it hasn't that end already."""
+        data = text.encode(errors="replace")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._log(attempt).open("a+b") as log:
+            size = log.tell()
+            log.seek(max(0, size - len(data)))
+            if log.read() == data:
+                return
+            log.seek(max(0, size - 1))
+            ends_a_line = log.read() in (b"", b"\n")
+            log.write(data if ends_a_line else b"\n" + data)
 
     def read_log(self, offset: int) -> tuple[bytes, int]:
         """The logs of all attempts, one behind the other, from a byte on.

@@ -11,6 +11,8 @@ from tandem.orchestrator.ray_jobs import RayJobs
 COPY_EVERY_S = 1.0
 # Ray hands out a job's whole log at every call: a long one is copied less often.
 BYTES_PER_S = 2_000_000
+LEFT_OUT = "[tandem: the log is too long, or no UTF-8, to be copied whole: its last lines follow]"
+LOST = "[tandem: Ray no longer has the rest of this log]"
 
 
 class LogCopies:
@@ -43,8 +45,18 @@ class LogCopies:
         if not final and abs(now - self._copied_at.get(job.id, 0.0)) < every:
             return
         self._copied_at[job.id] = now
-        text = self._ray.logs(job.submission_id)
-        if text is not None:
-            files.append_log(job.attempt, text)
+        log = self._ray.logs(job.submission_id)
+        if log is not None:
+            files.append_log(job.attempt, log.text)
         if final:
+            if log is None or not log.whole:
+                self._complete(job, files)
             self._copied_at.pop(job.id, None)
+
+    def _complete(self, job: Job, files: JobFiles) -> None:
+        """Its last lines behind what is there, which is where an error stands, and a word on what is missing."""
+        last = self._ray.last_lines(job.submission_id)
+        if last is not None:
+            files.close_log(job.attempt, f"{LEFT_OUT}\n{last}")
+        elif files.log_bytes(job.attempt):
+            files.close_log(job.attempt, f"{LOST}\n")

@@ -6,7 +6,9 @@ override its address, so the documented REST calls behind it are made directly, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,10 @@ from tandem.orchestrator.states import Observation
 
 CALL_TIMEOUT_S = 10.0
 SUBMIT_TIMEOUT_S = 30.0
+# Ray hands out a job's whole log as one piece of JSON, which takes several times its size to read.
+MAX_LOG_BYTES = 32 * 2**20
+LAST_LINES = 1000
+_ESCAPE = 12  # characters of JSON's longest one, a pair of surrogates
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,19 @@ class Machine:
     memory: int
     gpu_memory: int
     resources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a driver has printed so far.
+
+    Attributes:
+        text: From its beginning.
+        whole: Whether that is all; Ray has more than is fetched.
+    """
+
+    text: str
+    whole: bool = True
 
 
 def machine_of(node: Mapping[str, Any]) -> Machine:
@@ -77,8 +96,11 @@ class RayJobs(Protocol):
             UnreachableError: Ray didn't answer.
         """
 
-    def logs(self, submission_id: str) -> str | None:
-        """All that the driver has printed so far, or None where Ray can't say."""
+    def logs(self, submission_id: str) -> Log | None:
+        """What the driver has printed so far, or None where Ray can't say: it reads the log as strict UTF-8."""
+
+    def last_lines(self, submission_id: str) -> str | None:
+        """The last of it, whatever its bytes; None where Ray can't say."""
 
     def machines(self) -> list[Machine] | None:
         """All nodes that live, or None where Ray doesn't answer.
@@ -145,13 +167,33 @@ class HttpRayJobs:
         if not response.is_success and response.status_code != 404:
             raise UnreachableError(f"Ray couldn't stop {submission_id}", where=self._cluster.dashboard_url)
 
-    def logs(self, submission_id: str) -> str | None:
+    def logs(self, submission_id: str) -> Log | None:
         """See `RayJobs.logs`."""
-        try:
-            response = self.call("GET", f"/api/jobs/{submission_id}/logs")
-        except UnreachableError:
+        body = self._body(f"/api/jobs/{submission_id}/logs")
+        if body is None:
             return None
-        return str(response.json()["logs"]) if response.is_success else None
+        whole = len(body) <= MAX_LOG_BYTES
+        return Log(
+            str(json.loads(body)["logs"]) if whole else _cut(body[:MAX_LOG_BYTES].decode(errors="ignore")), whole
+        )
+
+    def last_lines(self, submission_id: str) -> str | None:
+        """See `RayJobs.last_lines`."""
+        body = self._body("/api/v0/logs/file", submission_id=submission_id, lines=LAST_LINES)
+        return None if body is None else body[-MAX_LOG_BYTES:].decode(errors="replace")
+
+    def _body(self, path: str, **parameters: str | int) -> bytes | None:
+        """What is answered, no further than just beyond the limit; None where it is no success."""
+        body = bytearray()
+        try:
+            with self._http.stream("GET", path, params=parameters, headers=self._headers()) as response:
+                for part in response.iter_bytes():
+                    body += part
+                    if len(body) > MAX_LOG_BYTES:
+                        break
+                return bytes(body) if response.is_success else None
+        except (httpx.TransportError, AuthError):
+            return None
 
     def cpus(self) -> float | None:
         """Logical CPUs of all nodes that live, or None where Ray doesn't answer."""
@@ -212,3 +254,11 @@ class HttpRayJobs:
             return {"Authorization": f"Bearer {path.read_text().strip()}"}
         except OSError as error:
             raise AuthError(f"Ray's token can't be read: {error.strerror}", where=str(path)) from None
+
+
+def _cut(text: str) -> str:
+    """The beginning of a log, of the beginning of Ray's JSON."""
+    for back in range(_ESCAPE):
+        with suppress(json.JSONDecodeError):
+            return str(json.loads(text[: len(text) - back] + '"}')["logs"])
+    raise ValueError("no log as Ray answers with")
