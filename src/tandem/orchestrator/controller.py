@@ -144,12 +144,16 @@ def _watch(job: Job, seen: Observation, policy: Policy, rules: Rules, now: float
             actions.append(Change(job.id, State.RUNNING, Reason.DRIVER_RUNS))
         return [*actions, *_watch_time(job, seen, rules, now)]
     asked = job.current.end_reason
-    if seen.status == "MISSING" and not (job.acknowledged or seen.begun or seen.has_result) and asked is None:
-        return [_stopped(job)] if job.stop_requested else [Submit(job.id)]
+    untaken = seen.status == "MISSING" and not (job.acknowledged or seen.begun or seen.has_result) and asked is None
+    limit_s = job.queue.max_start_s
+    if untaken and not job.stop_requested and _seconds(job.current, now) < limit_s:
+        return [Submit(job.id)]
     state, reason, message = ending(seen)
     if job.stop_requested and state is not State.SUCCEEDED:
         return [_stopped(job)]
-    if asked is not None and state is not State.SUCCEEDED and reason not in _ITS_OWN_FAULT:
+    if untaken:
+        reason, message = Reason.START_TIMEOUT, f"Ray hadn't taken it after {limit_s:g} s (queue.max_start_s)"
+    elif asked is not None and state is not State.SUCCEEDED and reason not in _ITS_OWN_FAULT:
         said = f": {message}" if reason is Reason.PREEMPTED else ""
         state, reason, message = State.FAILED, asked, job.current.end_message + said
     wait_s = _wait_s(job, reason, policy) if state is State.FAILED else None

@@ -106,6 +106,23 @@ def test_a_submission_that_was_never_answered_is_made_again_under_the_same_id() 
     assert (change.state, change.reason) == (State.RETRYING, Reason.PREEMPTED)
 
 
+@pytest.mark.parametrize(("before", "state"), [((), State.RETRYING), ((Reason.START_TIMEOUT,), State.FAILED)])
+def test_a_submission_that_ray_cannot_take_is_given_up_in_the_time_for_a_start(
+    before: tuple[Reason, ...], state: State
+) -> None:
+    starting = job("a", State.STARTING, acknowledged=False, before=before, queue={"max_start_s": 60})
+    tried = [*starting.history[:-1], replace(starting.current, starting_since=NOW - 59)]
+    assert actions([replace(starting, history=tuple(tried))], {"a": Observation("MISSING")}) == [Submit("a")]
+    tried[-1] = replace(tried[-1], starting_since=NOW - 60)
+    late = replace(starting, history=tuple(tried))
+    change = ending(late, Observation("MISSING"))
+    assert (change.state, change.reason) == (state, Reason.START_TIMEOUT)
+    assert change.message == "Ray hadn't taken it after 60 s (queue.max_start_s)"
+    # One that has begun, whatever Ray says, wasn't late.
+    assert ending(late, Observation("MISSING", begun=True)).reason is Reason.HEAD_LOST
+    assert ending(replace(late, stop_requested=True), Observation("MISSING")).state is State.STOPPED
+
+
 def test_a_submission_that_ray_knew_and_knows_no_more_went_with_the_head() -> None:
     change = ending(job("a", State.RUNNING), Observation("MISSING"))
     assert (change.state, change.reason, change.not_before) == (State.RETRYING, Reason.HEAD_LOST, NOW + 5)
