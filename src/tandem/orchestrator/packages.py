@@ -9,15 +9,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from anyio import to_thread
 
 from tandem.errors import InputError
 
 # What Ray itself takes of a working directory: ray._private.ray_constants.GRPC_CPP_MAX_MESSAGE_SIZE.
 MAX_PACKAGE_BYTES = 512 * 2**20
+PIECE_BYTES = 2**20
+# An upload of which nothing has come for so long is none any more.
+STALE_S = 3600.0
 _HEX = re.compile("[0-9a-f]{64}")
 
 
@@ -40,7 +47,9 @@ class Packages:
         return self.path(hashed).as_uri()
 
     async def store(self, hashed: str, parts: AsyncIterator[bytes]) -> int:
-        """Keep a package.
+        """Keep a package, and have what an upload left that broke off long ago out of the way.
+
+        It is hashed and written in threads: a large one on a slow disk would hold up all other requests.
 
         Args:
             hashed: SHA-256 of its content, hex.
@@ -53,19 +62,41 @@ class Packages:
             InputError: The content has another hash: nothing is kept.
         """
         self.folder.mkdir(exist_ok=True)
+        await to_thread.run_sync(self._sweep)
         partial = self.folder / f"{uuid.uuid4().hex}.partial"
         found = hashlib.sha256()
         try:
             with partial.open("wb") as file:
-                async for part in parts:
-                    found.update(part)
-                    file.write(part)
+
+                def add(piece: bytes) -> None:
+                    found.update(piece)
+                    file.write(piece)
+                    file.flush()
+
+                async for piece in _pieces(parts):
+                    await to_thread.run_sync(add, piece)
                 length = file.tell()
-                file.flush()
-                os.fsync(file.fileno())
+                await to_thread.run_sync(os.fsync, file.fileno())
             if found.hexdigest() != hashed:
                 raise InputError("the package has another SHA-256 than its name", where=hashed, remedy="send it again")
             partial.replace(self.path(hashed))
         finally:
             partial.unlink(missing_ok=True)
         return length
+
+    def _sweep(self) -> None:
+        for path in self.folder.glob("*.partial"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_S:
+                    path.unlink()
+
+
+async def _pieces(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same in pieces that are worth a thread's time."""
+    piece = bytearray()
+    async for part in parts:
+        piece += part
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece)
