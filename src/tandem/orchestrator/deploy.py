@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -150,18 +150,22 @@ class Deployer:
     Args:
         cluster: Which one.
         ray: Carries the calls.
+        check: Called before each change; raises where another server is to make it.
     """
 
-    def __init__(self, cluster: Cluster, ray: HttpRayJobs) -> None:
+    def __init__(self, cluster: Cluster, ray: HttpRayJobs, *, check: Callable[[], None] = lambda: None) -> None:
         self._cluster = cluster
         self.ray = ray
-        # A PUT says what all of Serve is to be: two that read the same state would undo each other.
+        # A PUT says what all of Serve is to be: two that read the same state would undo each other. So one server alone
+        # changes it, one change after another.
+        self._check = check
         self._changing = threading.Lock()
 
     def deploy(self, config: Mapping[str, Any]) -> list[str]:
         """Deploy a config's applications beside those that are there; returns their names without waiting for them.
 
         Raises:
+            ConflictError: Another server acts.
             InputError: Serve refuses the config, or two applications want the same route.
             ModelError: An adapter for a running application is none of its base model; nothing has changed.
             NotFoundError: There is no such adapter or artifact.
@@ -187,6 +191,7 @@ class Deployer:
         """Take one application down.
 
         Raises:
+            ConflictError: Another server acts.
             NotFoundError: There is none of that name.
         """
         with self._changing:
@@ -226,6 +231,7 @@ class Deployer:
         return data
 
     def _put(self, config: Mapping[str, Any]) -> None:
+        self._check()
         body = {**config, **self._options(config)}
         response = self.ray.call("PUT", APPLICATIONS, json=body, timeout=SERVE_TIMEOUT_S)
         if response.status_code == 400:

@@ -80,6 +80,7 @@ class Orchestrator:
         self._clock = clock
         self._lease = lease
         self.acts = lease is None  # in the last turn
+        self.stands_by = False  # another server was found to act
         self._logs = LogCopies(ray, clock)
         self.ray_reachable = False
         self._problem = ""
@@ -183,7 +184,7 @@ class Orchestrator:
     def _keep_lease(self) -> bool:
         """Whether this server acts."""
         set_by = 0.0 if self._lease is None else self._lease.keep()
-        self.acts = set_by is not None
+        self.acts, self.stands_by = set_by is not None, set_by is None
         if self._lease is not None:
             self._records.epoch = self._lease.epoch
         if set_by and self.room is not None:

@@ -26,6 +26,7 @@ from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, account
 from tandem.orchestrator.settings import ServerSettings
 from tandem.server.app import create_app
+from tandem.server.apps import only_where_it_acts
 from tandem.server.log import log_handler
 
 END_TIMEOUT_S = 5.0
@@ -83,7 +84,8 @@ def main(arguments: list[str]) -> int:
     lease = Lease(records.database, Holder.this())
     orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules, lease=lease)
     keys = ServerKeys(cluster.storage / SERVER_KEYS, cluster.api_key(), account())
-    app = create_app(records, orchestrator, Deployer(cluster, ray), keys)
+    deployer = Deployer(cluster, ray, check=only_where_it_acts(orchestrator, records))
+    app = create_app(records, orchestrator, deployer, keys)
     # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
     gc.freeze()
     stopping = threading.Event()

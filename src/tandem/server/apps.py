@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
+from tandem.errors import ConflictError
 from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.executor import Orchestrator
+from tandem.orchestrator.lease import LeaseLostError
+from tandem.orchestrator.records import Records
 from tandem.server import answers
 from tandem.server.bodies import Body
 from tandem.server.faults import documented
@@ -37,11 +43,30 @@ class Deployment(Body):
     config: ServeConfig
 
 
+def only_where_it_acts(orchestrator: Orchestrator, records: Records) -> Callable[[], None]:
+    """What refuses to change Ray Serve where another server acts (`Deployer`'s `check`)."""
+
+    def check() -> None:
+        stands_by = orchestrator.stands_by
+        with suppress(LeaseLostError):
+            # One that was frozen learns here that it was replaced.
+            with records.acting():
+                pass
+            if not stands_by:
+                return
+        raise ConflictError(
+            "another server acts: it alone deploys",
+            remedy="send it there: `acts` in GET /api/v1/status says which it is",
+        )
+
+    return check
+
+
 def apps_router(deployer: Deployer) -> APIRouter:
     """Applications."""
     router = APIRouter(prefix="/apps", tags=["applications"])
 
-    @router.put("", responses=documented(400, 403, 404, 413, 422, 502), dependencies=[Depends(admin_of)])
+    @router.put("", responses=documented(400, 403, 404, 409, 413, 422, 502), dependencies=[Depends(admin_of)])
     def deploy(body: Deployment) -> answers.Deployed:
         """Hand a Serve config over; what is deployed under other names stays."""
         return answers.Deployed(applications=deployer.deploy(body.config.model_dump(exclude_unset=True)))
@@ -51,7 +76,7 @@ def apps_router(deployer: Deployer) -> APIRouter:
         """Every application that Ray Serve has."""
         return [answers.App(**app.as_dict()) for app in deployer.status()]
 
-    @router.delete("/{name}", responses=documented(403, 404, 502), dependencies=[Depends(admin_of)])
+    @router.delete("/{name}", responses=documented(403, 404, 409, 502), dependencies=[Depends(admin_of)])
     def undeploy(name: Annotated[str, Path()]) -> answers.Undeployed:
         """Take an application down."""
         deployer.undeploy(name)
