@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,10 +18,10 @@ import httpx
 
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster, storage_path
 from tandem.config.machine import cores
-from tandem.errors import AuthError, InputError, TandemError, UnreachableError
+from tandem.errors import AuthError, ConflictError, InputError, TandemError, UnreachableError
 from tandem.orchestrator.deploy import APPLICATIONS
-from tandem.orchestrator.processes import end, free_port, marked, port_in_use
-from tandem.orchestrator.ray_head import sessions, start_head
+from tandem.orchestrator.processes import alone, end, free_port, marked, port_in_use
+from tandem.orchestrator.ray_head import keep_logs, start_head
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.secrets import make_secrets
 from tandem.orchestrator.server_process import start_server
@@ -33,8 +32,6 @@ PROBE_TIMEOUT_S = 5.0
 SERVE_SHUTDOWN_TIMEOUT_S = 15.0
 POLL_S = 0.2
 SCANS = 4
-# Ray logs there each job's whole environment, the values that stand in no record of ours among it.
-TELLS_SECRETS = "runtime_env_agent*"
 # Local clusters keep two logical CPUs more than there are cores, so that an endpoint left up doesn't keep jobs waiting.
 ENDPOINT_CPUS = 2
 
@@ -82,6 +79,7 @@ def up(spec: ClusterSpec, *, say: Say = lambda _: None) -> Up:
         say: Told what is happening, a line at a time.
 
     Raises:
+        ConflictError: Another `up` is starting this cluster.
         InputError: A port is in use.
         AuthError: A Ray cluster elsewhere refuses the token.
         UnreachableError: A Ray cluster elsewhere doesn't answer.
@@ -89,10 +87,22 @@ def up(spec: ClusterSpec, *, say: Say = lambda _: None) -> Up:
     """
     storage = storage_path(None if os.environ.get(STORAGE_VARIABLE) else Path(spec.storage))
     marks = Marks.of(storage)
-    running = _running(storage)
-    lives = _living(running)
-    if running is not None and len(lives) == len(PARTS):
-        return Up(running, ())
+    # It would take the other's half-started processes for left-overs.
+    with alone(marks.temp_dir.with_suffix(".lock")) as first:
+        running = _running(storage)
+        lives = _living(running)
+        if running is not None and len(lives) == len(PARTS):
+            return Up(running, ())
+        if not first:
+            raise ConflictError(
+                "another `tandem up` is starting this cluster", where=str(storage), remedy="wait until it is done"
+            )
+        return _start(spec, storage, marks, running, lives, say)
+
+
+def _start(
+    spec: ClusterSpec, storage: Path, marks: Marks, running: Cluster | None, lives: frozenset[str], say: Say
+) -> Up:
     local = spec.address == "local"
     _clear(marks, running, lives, local=local)
     cluster = running if running is not None and lives else _plan(spec, storage)
@@ -156,7 +166,7 @@ def down(storage: Path | None = None, *, say: Say = lambda _: None) -> bool:
     if left:
         raise TandemError(f"still running: {', '.join(f'{p.pid} ({p.name()})' for p in left)}", remedy="run it again")
     (folder / "server.json").unlink(missing_ok=True)
-    _keep_logs(marks.temp_dir, folder / "logs" / "ray")
+    keep_logs(marks.temp_dir, folder / "logs" / "ray")
     return bool(processes)
 
 
@@ -284,15 +294,3 @@ def _stop_serve(cluster: Cluster, say: Say) -> None:
 def _applications(ray: HttpRayJobs) -> list[str]:
     response = ray.call("GET", APPLICATIONS, timeout=PROBE_TIMEOUT_S)
     return list(response.json().get("applications") or {}) if response.is_success else []
-
-
-def _keep_logs(temp_dir: Path, kept: Path) -> None:
-    """Ray's logs of the session that ended go to the storage folder; its sockets and the rest go away."""
-    if not temp_dir.is_dir() or temp_dir.stat().st_uid != os.getuid():
-        return
-    of_sessions = sorted(path for path in sessions(temp_dir).glob("session_*") if not path.is_symlink())
-    if of_sessions and (of_sessions[-1] / "logs").is_dir():
-        shutil.rmtree(kept, ignore_errors=True)
-        left_out = shutil.ignore_patterns(TELLS_SECRETS)
-        shutil.copytree(of_sessions[-1] / "logs", kept, symlinks=True, ignore=left_out, ignore_dangling_symlinks=True)
-    shutil.rmtree(temp_dir, ignore_errors=True)

@@ -6,9 +6,11 @@ may overwrite its environment on Linux, so the children of marked processes coun
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -63,6 +65,25 @@ def _signal(process: psutil.Process, *, kill: bool) -> None:
         process.kill() if kill else process.terminate()
     except psutil.NoSuchProcess:
         return
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether no other process is here meanwhile; whoever dies has left.
+
+    Args:
+        path: The file by which they know of each other. It stays: one that is made anew is another one.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        first = True
+    except BlockingIOError:
+        first = False
+    try:
+        yield first
+    finally:
+        os.close(descriptor)
 
 
 def port_in_use(port: int, host: str = "127.0.0.1") -> bool:

@@ -29,6 +29,8 @@ HAPROXY_PORTS = (
     "RAY_SERVE_HAPROXY_STATS_PORT",
 )
 _EXPORTERS = "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH"
+# Ray logs there each job's whole environment, the values that stand in no record of ours among it.
+_TELLS_SECRETS = "runtime_env_agent*"
 PARTS = {"gcs_server": "gcs", "raylet": "raylet", "dashboard.py": "dashboard"}
 
 
@@ -145,3 +147,15 @@ def haproxy_environment(haproxy: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
         **{name: str(port) for name, port in zip(HAPROXY_PORTS, free_ports(len(HAPROXY_PORTS)), strict=True)},
     }
+
+
+def keep_logs(temp_dir: Path, kept: Path) -> None:
+    """Ray's logs of the session that ended go to the storage folder; its sockets and the rest go away."""
+    if not temp_dir.is_dir() or temp_dir.stat().st_uid != os.getuid():
+        return
+    last = sorted(path for path in sessions(temp_dir).glob("session_*") if not path.is_symlink())[-1:]
+    for logs in [path / "logs" for path in last if (path / "logs").is_dir()]:
+        shutil.rmtree(kept, ignore_errors=True)
+        left_out = shutil.ignore_patterns(_TELLS_SECRETS)
+        shutil.copytree(logs, kept, symlinks=True, ignore=left_out, ignore_dangling_symlinks=True)
+    shutil.rmtree(temp_dir, ignore_errors=True)

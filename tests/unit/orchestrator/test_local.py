@@ -15,10 +15,10 @@ import psutil
 import pytest
 from stand_ins.world import make_cluster
 
-from tandem.errors import InputError
+from tandem.errors import ConflictError, InputError
 from tandem.orchestrator.controller import Policy
 from tandem.orchestrator.local import Marks, down, up
-from tandem.orchestrator.processes import MARK, end, free_port, marked, port_in_use
+from tandem.orchestrator.processes import MARK, alone, end, free_port, marked, port_in_use
 from tandem.orchestrator.ray_head import HAPROXY_PATH_MAX, haproxy_environment, head_command, head_environment
 from tandem.orchestrator.secrets import make_secrets
 from tandem.orchestrator.settings import ServerSettings
@@ -44,6 +44,30 @@ def test_a_port_in_use_is_told_before_anything_is_written(
         up(spec)
     assert "ports: {dashboard: 0}" in str(raised.value)
     assert not storage.exists()
+
+
+def test_one_up_at_a_time_starts_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TANDEM_STORAGE", raising=False)
+    storage = tmp_path / "store"
+    spec = ClusterSpec.model_validate({"storage": str(storage)})
+    lock = Marks.of(storage).temp_dir.with_suffix(".lock")
+    hold = "import sys; from pathlib import Path; from tandem.orchestrator.processes import alone\n"
+    hold += "with alone(Path(sys.argv[1])) as first: print(first, flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"True\n"
+        with pytest.raises(ConflictError, match="another `tandem up`") as refused:
+            up(spec)
+        assert refused.value.where == str(storage)
+        assert not storage.exists()
+    finally:
+        other.kill()
+        other.communicate()
+    # Whoever was killed holds nothing.
+    with alone(lock) as first:
+        assert first
+    lock.unlink()
 
 
 def test_down_with_nothing_up_stops_nothing(tmp_path: Path) -> None:
