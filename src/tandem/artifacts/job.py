@@ -78,7 +78,7 @@ class JobContext:
             **figures: What else a watcher wants to see (a loss, a rate).
         """
         state: dict[str, Any] = {"phase": phase, "done": done, "total": total, "figures": figures, "time": time.time()}
-        write_whole(self.dir / "progress.json", json.dumps(state))
+        write_whole(self.dir / "progress.json", json.dumps(state), durable=False)
         last_phase, last_time = _last_line.get(self.dir, ("", 0.0))
         finished = total is not None and done >= total
         if phase != last_phase or finished or time.monotonic() - last_time >= PRINT_EVERY_S:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from tandem.config.files import PARTIAL, write_whole
+from tandem.config.files import PARTIAL, sync_folder, write_whole
 from tandem.errors import ModelError, NotFoundError
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ArtifactType = Literal["adapter", "model", "index", "report"]
@@ -44,19 +48,29 @@ def sha256_file(path: Path) -> str:
 
 
 def write_manifest(folder: Path, *, name: str, id: str, type: ArtifactType, meta: dict[str, Any]) -> Manifest:
-    """Hash every file in the folder, then write the manifest in one step.
+    """Hash every file in the folder, have it on the disk, then write the manifest in one step.
 
     Returns:
         The manifest as written.
     """
+    there = sorted(folder.rglob("*"))
     files = {
-        str(path.relative_to(folder)): sha256_file(path)
-        for path in sorted(folder.rglob("*"))
+        str(path.relative_to(folder)): _stored_sha256(path)
+        for path in there
         if path.is_file() and path.name not in (MANIFEST, MANIFEST + PARTIAL)
     }
+    # The folder may be as new as what is in it, and so may that of its name.
+    for each in (*filter(Path.is_dir, there), folder, *folder.parents[:2]):
+        sync_folder(each)
     manifest = Manifest(name, id, type, datetime.now(UTC).isoformat(timespec="microseconds"), files, meta)
     write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
     return manifest
+
+
+def _stored_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -72,7 +86,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelError(
             "not a complete artifact: it has no manifest.json", where=str(folder), remedy="run the job that makes it"
         ) from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ModelError(f"a manifest that can't be read: {error}", where=str(path)) from None
     missing = [name for name in manifest.files if not (folder / name).is_file()]
     if missing:
@@ -87,15 +101,24 @@ def latest(storage: Path, name: str, id: str | None = None) -> Path:
 
     Raises:
         NotFoundError: There is none; the message names those that exist.
+        ModelError: There is one, and it isn't what it should be.
     """
     root = storage / "artifacts"
     found = []
+    broken: ModelError | None = None
     for path in (root / name).glob(f"*/{MANIFEST}"):
         folder = path.parent
-        if id is None or folder.name == id:
+        if id is not None and folder.name != id:
+            continue
+        try:
             found.append((read_manifest(folder).created_at, folder))
+        except ModelError as error:
+            broken = error
+            logger.warning("passed over: %s", error)
     if found:
         return max(found)[1]
+    if broken is not None:
+        raise broken
     known = sorted({path.parents[1].name for path in root.glob(f"*/*/{MANIFEST}")})
     wanted = f"artifact:{name}" + (f"@{id}" if id else "")
     raise NotFoundError(

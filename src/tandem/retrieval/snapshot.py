@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.manifest import MANIFEST, read_manifest, write_manifest
+from tandem.errors import ModelError
 from tandem.retrieval.chunk_ids import unpack
 
 if TYPE_CHECKING:
     from tandem.retrieval.chunk_ids import ChunkIds
+
+logger = logging.getLogger(__name__)
 
 FILE = "index.json"
 
@@ -89,7 +93,7 @@ def write_snapshot(folder: Path, snapshot: IndexSnapshot, *, name: str, id: str,
 
 
 def find_snapshot(storage: Path, collection: str, points: str | None = None) -> IndexSnapshot | None:
-    """The newest complete index artifact of a collection, whichever job made it.
+    """The newest complete index artifact of a collection, whichever job made it; what can't be read is passed over.
 
     Args:
         storage: The cluster's storage folder.
@@ -102,7 +106,12 @@ def find_snapshot(storage: Path, collection: str, points: str | None = None) -> 
     for path in (storage / "artifacts").glob(f"*/*/{FILE}"):
         if not (path.parent / MANIFEST).is_file():
             continue
-        manifest = read_manifest(path.parent)
+        try:
+            manifest = read_manifest(path.parent)
+        except ModelError as error:
+            # Most likely of another index, which has nothing to do with this one.
+            logger.warning("passed over: %s", error)
+            continue
         data = manifest.meta.get("snapshot", {})
         if manifest.type != "index" or data.get("collection") != collection or not needed <= set(data):
             continue

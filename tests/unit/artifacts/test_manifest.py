@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,34 @@ def test_missing_file_is_found(tmp_path: Path) -> None:
     (folder / "weights.txt").unlink()
     with pytest.raises(ModelError, match=r"weights\.txt missing"):
         read_manifest(folder)
+
+
+def test_nothing_that_a_manifest_names_is_lost_with_the_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: stored.append(str(Path(f"/proc/self/fd/{number}").readlink())))
+    folder = make(tmp_path, "a", "a-1")
+    (folder / "part").mkdir()
+    (folder / "part" / "more.txt").write_text("more")
+    write_manifest(folder, name="a", id="a-1", type="adapter", meta={})
+    names = [str(Path(path).relative_to(tmp_path / "artifacts")) for path in stored]
+    manifest = names.index("a/a-1/manifest.json.partial")
+    assert {"a/a-1/weights.txt", "a/a-1/part/more.txt", "a/a-1/part", "a/a-1", "a", "."} == set(names[:manifest])
+    assert names[manifest + 1 :] == ["a/a-1"]
+
+
+def test_a_manifest_that_cannot_be_read_is_passed_over_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = make(tmp_path, "a", "a-1"), make(tmp_path, "a", "a-2")
+    write_manifest(first, name="a", id="a-1", type="adapter", meta={})
+    for content in (b'{"name": "a", "id', b"\x00\xff", b"[]"):
+        (second / "manifest.json").write_bytes(content)
+        caplog.clear()
+        assert latest(tmp_path, "a") == first
+        assert str(second) in caplog.text
+    # Not where it is meant, or the only one.
+    with pytest.raises(ModelError, match="can't be read"):
+        latest(tmp_path, "a", "a-2")
+    (first / "manifest.json").unlink()
+    with pytest.raises(ModelError, match="can't be read"):
+        latest(tmp_path, "a")

@@ -227,7 +227,9 @@ def test_an_unknown_collection_names_those_that_exist(retriever: Retriever) -> N
         Retriever(retriever._store, "none", Embedder()).search(["cat"], SearchSpec(top_k=1))
 
 
-def test_the_newest_complete_artifact_of_a_collection_is_found(tmp_path: Path) -> None:
+def test_the_newest_complete_artifact_of_a_collection_is_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "artifacts"
     for name, number in (("a", 1), ("b", 2), ("a", 3)):
         folder = root / name / str(number)
@@ -242,9 +244,14 @@ def test_the_newest_complete_artifact_of_a_collection_is_found(tmp_path: Path) -
     report = root / "r" / "6"
     report.mkdir(parents=True)
     write_manifest(report, name="r", id="6", type="report", meta={"snapshot": {"collection": "docs"}})
+    broken = root / "z" / "7"
+    broken.mkdir(parents=True)
+    write_snapshot(broken, snapshot("else"), name="z", id="7", figures={})
+    (broken / "manifest.json").write_text("{")
     found = find_snapshot(tmp_path, "docs")
     assert found is not None
     assert found.id == "3"
+    assert f"{broken / 'manifest.json'}: a manifest that can't be read" in caplog.text
     assert find_snapshot(tmp_path, "none") is None
 
 
