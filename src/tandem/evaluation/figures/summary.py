@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from math import lcm
 from typing import TYPE_CHECKING
 
 from tandem.evaluation.asking.arms import Arm
@@ -159,11 +160,17 @@ def summarize_pairs(arms: Sequence[Arm], runs: Runs, spec: CompareSpec) -> list[
     tested = [measure for measure in BY_TASK[spec.task] if measure.tested]
     tests: list[PairTest] = []
     merged = {arm.name: over_seeds(runs[arm.name]) for arm in arms if arm.candidate}
+    whole = lcm(*(len(runs[arm]) for arm in merged))
     for measure in sorted(tested, key=lambda measure: measure.name != spec.metric):
         found = {arm: figure(measure, items) for arm, items in merged.items()}
-        figures = {arm: one for arm, one in found.items() if one is not None}
+        figures = {arm: _weighted(one, whole // len(runs[arm])) for arm, one in found.items() if one is not None}
         tests += compare_pairs(figures, measure.name, resamples=spec.bootstrap, seed=spec.seed)
     return tests
+
+
+def _weighted(one: Figure, times: int) -> Figure:
+    # Counts are sums over adapters: an item may be swapped between two arms only if it weighs the same in both.
+    return one if one.values is not None else replace(one, counts=one.counts * times)
 
 
 def judge(arms: Mapping[str, ArmReport], pairs: Sequence[PairTest], spec: CompareSpec) -> VerdictReport:

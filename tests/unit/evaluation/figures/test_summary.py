@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -271,3 +272,47 @@ def test_labels_are_scored_as_scikit_learn_scores_them() -> None:
     assert sliced.metrics["accuracy"] == pytest.approx(accuracy_score(truth[only], given["rag"][only]))
     wanted = f1_score(truth[only], given["rag"][only], average="macro", zero_division=0.0)
     assert sliced.metrics["macro_f1"] == pytest.approx(wanted)
+
+
+def classes_spec(**changes: Any) -> CompareSpec:
+    values: dict[str, Any] = {"kind": "compare", "name": "labels", "task": "classification", "model": "/model"}
+    values |= {"arms": ("base", "tuned"), "train": "/rows.jsonl", "classifier": "/head", "bootstrap": 200}
+    return CompareSpec(**(values | changes))
+
+
+def test_an_arm_of_several_classifiers_is_permuted_as_whole_items_of_equal_weight() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
+    base, one, other = (truth.copy() for _ in range(3))
+    base[[0, 3, 6, 7]] = 2 - truth[[0, 3, 6, 7]]
+    one[[1, 4, 8]], other[[1, 2, 8]] = 1, [2, 1, 0]
+    tuned = np.stack([one, other])
+
+    def apart(swapped: np.ndarray) -> float:
+        a, b = np.where(swapped, tuned, base), np.where(swapped, base, tuned)
+        f1 = [f1_score(np.tile(truth, 2), given.ravel(), average="macro") for given in (a, b)]
+        return float(abs(f1[0] - f1[1]))
+
+    differ = np.flatnonzero((tuned != base).any(axis=0))
+    ways = np.zeros((2 ** len(differ), len(truth)), dtype=bool)
+    ways[:, differ] = list(product([False, True], repeat=len(differ)))
+    wanted = np.mean([apart(swapped) >= apart(ways[0]) - 1e-9 for swapped in ways])
+    assert 0.05 < wanted < 1.0
+    spec = classes_spec(classifier=["/one", "/other"], primary="macro_f1")
+    runs = {
+        "base": [told("base", truth.tolist(), base.tolist())],
+        "tuned": [told("tuned", truth.tolist(), given.tolist()) for given in tuned],
+    }
+    pair = summary.summarize_pairs(arms_of(spec), runs, spec)[0]
+    assert (pair.metric, pair.p) == ("macro_f1", pytest.approx(wanted))
+
+
+def test_classifiers_that_answer_alike_are_tested_as_one_of_them() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 3, 60)
+    base, tuned = (np.where(rng.random(60) < 0.5, truth, rng.integers(0, 3, 60)).tolist() for _ in range(2))
+    found = []
+    for many in (1, 3):
+        runs = {"base": [told("base", truth.tolist(), base)], "tuned": [told("tuned", truth.tolist(), tuned)] * many}
+        spec = classes_spec(classifier=[f"/{seed}" for seed in range(many)])
+        found.append(summary.summarize_pairs(arms_of(spec), runs, spec))
+    assert found[0] == found[1]
