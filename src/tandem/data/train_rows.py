@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TRAIN_ROWS = "train_rows.parquet"
+SELECTION_ROWS = "selection_rows.parquet"  # the same of the held-out rows by which the checkpoint was chosen
 _GROUP = 4096  # rows written at once
 _READ = 50_000  # rows read at once
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import write_manifest
-from tandem.data.train_rows import TRAIN_ROWS
+from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.curve import draw_curve
@@ -45,8 +45,9 @@ def write_artifact(
     folder = context.artifact_dir()
     tokenizer.save_pretrained(folder)
     shutil.copyfile(context.dir / METRICS, folder / METRICS)
-    if (context.dir / TRAIN_ROWS).is_file():  # a classifier's rows are compared by its own
-        shutil.copyfile(context.dir / TRAIN_ROWS, folder / TRAIN_ROWS)
+    for name in (TRAIN_ROWS, SELECTION_ROWS):
+        if (context.dir / name).is_file():  # a classifier's rows are compared by its own
+            shutil.copyfile(context.dir / name, folder / name)
     (folder / "spec.json").write_text(json.dumps(spec.canonical(), indent=2, ensure_ascii=False) + "\n")
     draw_curve(metrics.steps(metrics.read(context.dir / METRICS)), folder / "curve.png")
     if spec.output.merge:

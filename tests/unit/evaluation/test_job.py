@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tandem.artifacts.manifest import read_manifest
+from tandem.data.rows import TrainRow
 from tandem.data.splits import question_key
+from tandem.data.train_rows import SELECTION_ROWS, TrainRowsFile, seen
 from tandem.errors import DataError, InputError, ModelError, TandemError
 from tandem.evaluation.job import run
 from tandem.evaluation.schema import Report
@@ -244,6 +246,15 @@ def test_training_rows_that_are_known_and_apart_leave_no_note(world: Any) -> Non
     report = report_of(run(spec, world.context, world.tools))
     assert report["notes"] == []
     assert report["dataset"]["train"] == {"raft_adapter": "abc"}
+
+
+def test_questions_by_which_a_checkpoint_was_chosen_are_asked_and_noted(world: Any) -> None:
+    uri = world.adapter("chosen", data={"train_ids": []})
+    with TrainRowsFile(world.storage / "artifacts" / "chosen" / "job-0" / SELECTION_ROWS) as file:
+        file.add(seen(TrainRow("e", question="The value of 3?", answers=("answer3",))))
+    report = report_of(run(three_arms(world, raft_adapter=uri), world.context, world.tools))
+    assert report["dataset"]["n"] == 40
+    assert report["notes"] == [f"{uri}: its checkpoint was chosen by 1 of the 40 questions, which favours its arms."]
 
 
 def test_training_that_is_unknown_is_noted(world: Any) -> None:

@@ -10,7 +10,7 @@ from tiny_models import write_adapter
 
 from tandem.artifacts.job import JobContext
 from tandem.artifacts.manifest import read_manifest
-from tandem.data.train_rows import TRAIN_ROWS
+from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training import metrics
 from tandem.training.artifact import METRICS, write_artifact
@@ -49,10 +49,12 @@ def test_an_artifact_is_whole_and_its_manifest_names_every_file(
 
 
 def test_what_was_trained_on_goes_with_the_artifact(context: JobContext, tiny_model_path: Path, tokenizer: Any) -> None:
-    (context.dir / TRAIN_ROWS).write_bytes(b"rows")
+    for name in (TRAIN_ROWS, SELECTION_ROWS):
+        (context.dir / name).write_text(name)
     folder = written(context, tiny_model_path, tokenizer)
-    assert (folder / TRAIN_ROWS).read_bytes() == b"rows"
-    assert TRAIN_ROWS in read_manifest(folder).files
+    for name in (TRAIN_ROWS, SELECTION_ROWS):
+        assert (folder / name).read_text() == name
+        assert name in read_manifest(folder).files
 
 
 def test_merged_weights_compute_what_base_and_adapter_compute(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tandem.artifacts.manifest import MANIFEST, read_manifest, sha256_file
 from tandem.artifacts.uris import resolve
 from tandem.data.splits import question_key
-from tandem.data.train_rows import TRAIN_ROWS, among, read_answers, read_keys
+from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS, among, read_answers, read_keys
 from tandem.errors import DataError, ModelError, TandemError
 from tandem.evaluation.figures.costs import Machine
 from tandem.models.loading import adapter_path
@@ -117,6 +117,27 @@ def prompt_notes(adapters: Sequence[Adapter], prompt: PromptSpec) -> list[str]:
         for adapter in adapters
         if adapter.meta.get("prompt") not in (None, prompt.canonical())
     ]
+
+
+def selection_notes(adapters: Sequence[Adapter], rows: Sequence[QaRow]) -> list[str]:
+    """Which adapters' checkpoints were chosen by questions that are asked: that favours them.
+
+    Args:
+        adapters: Of all arms.
+        rows: The questions that are asked.
+    """
+    keys = [question_key(row.question) for row in rows]
+    notes = []
+    for adapter in adapters:
+        path = adapter.path / SELECTION_ROWS
+        known = among(set(keys), read_keys(path)) if path.is_file() else frozenset()
+        notes += selection_note(adapter.uri, sum(key in known for key in keys), f"of the {len(keys)} questions")
+    return notes
+
+
+def selection_note(uri: str, count: int, of: str) -> list[str]:
+    """What is to be said of weights that were chosen by so many of what is asked; nothing of none."""
+    return [f"{uri}: its checkpoint was chosen by {count} {of}, which favours its arms."] if count else []
 
 
 def same_model(storage: Path) -> Callable[[str, str], bool]:

@@ -18,6 +18,7 @@ from tandem.evaluation.asking.adapters import (
     prompt_notes,
     read_adapter,
     same_model,
+    selection_notes,
 )
 from tandem.evaluation.asking.arms import Arm, Contexts, Messages, arms_of, build_prompt
 from tandem.evaluation.asking.budget import planned, turns_of
@@ -86,6 +87,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
     }
     duplicates = find_near_duplicates(asked, everyone, repeated, contexts.retrieved, excluded=len(apart) - len(kept))
     notes += near_duplicate_notes(duplicates, asked=len(asked))
+    notes += selection_notes(everyone, asked)
     learnt = learnt_answers(everyone, asked)
     if len(asked) < len(rows):
         notes.append(

@@ -20,7 +20,7 @@ from tandem.evaluation.asking.arms import Arm, Messages, Passage, arms_of
 from tandem.evaluation.asking.budget import planned, turns_of
 from tandem.evaluation.asking.generate import Question, answer_all
 from tandem.evaluation.asking.items import Answer, AnswerLog, answer_key
-from tandem.evaluation.classification.classifiers import Classifier, held_out, read_classifier
+from tandem.evaluation.classification.classifiers import Classifier, held_out, read_classifier, selection_notes
 from tandem.evaluation.classification.heads import Head, HeadEngine
 from tandem.evaluation.classification.neighbours import Neighbours, agreement, find_neighbours, lineage, votes
 from tandem.evaluation.classification.prompt import beginning, label_prompt
@@ -82,6 +82,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
     notes = [*texts.notes, *notes]
     if len(asked) < len(rows):
         notes.append(f"{len(asked)} of {len(rows)} texts were asked, as many as fit into {spec.budget_s:g} s.")
+    notes += selection_notes(classifiers, asked)
     notes += _shortened(spec, arms, asked)
     costs = [each.artifact.train_cost(spec.prices) for each in classifiers]
     known = [cost for cost in costs if cost is not None]

@@ -14,7 +14,7 @@ from tandem.artifacts.uris import resolve
 from tandem.data.duplicates import text_digest
 from tandem.data.rows import QaRow
 from tandem.errors import DataError, ModelError
-from tandem.evaluation.asking.adapters import Adapter
+from tandem.evaluation.asking.adapters import Adapter, selection_note
 from tandem.evaluation.classification.rows import Texts
 from tandem.models.classifier import ADAPTER, classifier_labels
 
@@ -129,6 +129,23 @@ def held_out(classifiers: Sequence[Classifier], texts: Texts, *, where: str) -> 
             remedy="evaluate on texts that were held out of training",
         )
     return [row for row in texts.asked if row.id not in leaked], notes
+
+
+def selection_notes(classifiers: Sequence[Classifier], rows: Sequence[QaRow]) -> list[str]:
+    """Which classifiers' checkpoints were chosen by texts that are asked: that favours them.
+
+    Args:
+        classifiers: Of all arms.
+        rows: The texts that are asked.
+    """
+    digests = [text_digest(row.question) for row in rows]
+    notes = []
+    for classifier in classifiers:
+        data = classifier.artifact.meta.get("data") or {}
+        known = frozenset(data.get("selection_texts") or ())
+        count = sum(digest in known for digest in digests)
+        notes += selection_note(classifier.artifact.uri, count, f"of the {len(digests)} texts")
+    return notes
 
 
 def _seen(data: dict[str, Any], texts: Texts) -> set[str] | None:

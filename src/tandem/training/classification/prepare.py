@@ -89,6 +89,7 @@ def prepare_labelled(spec: FinetuneSpec, context: JobContext, tokenizer: Any, mo
         **_describe(split, labels, train, evaluation),
         "truncated": cut,
         "eval_truncated": cut_held_out,
+        "selection_texts": _digests(split.eval) if spec.early_stopping.enabled else [],
         "quarantined": _lines(context.quarantine_path),
     }
     print(_shown(split, train, tokenizer, labels, notes), flush=True)
@@ -211,8 +212,12 @@ def _describe(
         "train_sha256": labelled_sha256(split.train),
         "eval_sha256": labelled_sha256(split.eval),
         "train_ids": [row.id for row in split.train],
-        "train_texts": sorted(text_digest(row.text) for row in split.train),
+        "train_texts": _digests(split.train),
     }
+
+
+def _digests(rows: Sequence[LabelledRow]) -> list[str]:
+    return sorted(text_digest(row.text) for row in rows)
 
 
 def _save(examples: LabelledExamples, rows: Sequence[LabelledRow], folder: Path) -> None:

@@ -15,7 +15,7 @@ from tandem.config.cluster import Cluster
 from tandem.data.quarantine import check_share
 from tandem.data.sources import list_data_files
 from tandem.data.splits import digests_sha256
-from tandem.data.train_rows import TRAIN_ROWS, copy_rows
+from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS, copy_rows
 from tandem.errors import DataError
 from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.finetune import FinetuneSpec, RetrievalAugmentedSpec
@@ -78,6 +78,8 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
             "none of its rows can be used", where=spec.data.eval, remedy="mend them, or leave data.eval out"
         )
     copy_rows(rows.rows_path, context.dir / TRAIN_ROWS, division.train)
+    if evaluation is not None and spec.early_stopping.enabled:
+        copy_rows(held.rows_path, context.dir / SELECTION_ROWS, mask)
     for staged in both:
         staged.clear()
     _show(train, context.dir / TRAIN, tokenizer, where)

@@ -7,9 +7,9 @@ import pytest
 from tandem.artifacts.manifest import write_manifest
 from tandem.data.rows import QaRow, TrainRow
 from tandem.data.splits import question_key
-from tandem.data.train_rows import TRAIN_ROWS, TrainRowsFile, seen
+from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS, TrainRowsFile, seen
 from tandem.errors import ModelError
-from tandem.evaluation.asking.adapters import Adapter, learnt_answers, read_adapter, trained_on
+from tandem.evaluation.asking.adapters import Adapter, learnt_answers, read_adapter, selection_notes, trained_on
 
 ROWS = [QaRow("q1", "Who wrote it?", ("Ann", "A. Smith")), QaRow("q2", "Where?", ("here",))]
 
@@ -37,6 +37,17 @@ def test_answers_are_learnt_of_any_adapter_and_unknown_where_one_does_not_say(tm
     assert learnt_answers([one, other], ROWS) == {question_key("A. Smith"), question_key("here")}
     assert learnt_answers([one, Adapter("elsewhere", tmp_path, "sha")], ROWS) is None
     assert learnt_answers([], ROWS) is None
+
+
+def test_a_checkpoint_that_was_chosen_by_what_is_asked_is_said(tmp_path: Path) -> None:
+    one, other = adapter(tmp_path / "one"), adapter(tmp_path / "other")
+    with TrainRowsFile(one.path / SELECTION_ROWS) as file:
+        for asked in ("WHERE?", "Whence?"):
+            file.add(seen(TrainRow("e", question=asked, answers=("x",))))
+    assert selection_notes([one, other], ROWS) == [
+        "one: its checkpoint was chosen by 1 of the 2 questions, which favours its arms."
+    ]
+    assert selection_notes([one], ROWS[:1]) == []
 
 
 def test_an_adapter_that_tells_classes_answers_no_questions(tmp_path: Path) -> None:

@@ -310,6 +310,16 @@ def test_a_classifier_that_was_trained_on_what_is_asked_is_found_out(classes: Cl
     assert not any(f"w{number}x1 " in str(request.messages) for request in classes.scorers[0].asked)
 
 
+def test_a_classifier_whose_checkpoint_was_chosen_by_what_is_asked_is_noted(classes: Classes) -> None:
+    train = split_labelled(rows(), None, eval_fraction=0.25, where="").train
+    chosen = [text_digest(text_of(number).upper()) for number in asked()[:3]]
+    known = {"train_sha256": labelled_sha256(train), "selection_texts": [*chosen, "0" * 16]}
+    report = classes.run(classifier=classes.classifier(known))
+    assert report["notes"] == [
+        f"artifact:told: its checkpoint was chosen by 3 of the {len(asked())} texts, which favours its arms."
+    ]
+
+
 def test_of_an_older_classifier_the_ids_tell(classes: Classes) -> None:
     seen = {"train_sha256": "other", "train_ids": [f"r{asked()[0]}", f"r{asked()[1]}"]}
     assert classes.run(classifier=classes.classifier(seen))["dataset"]["leaked"] == 2

@@ -9,6 +9,7 @@ import pytest
 from stand_ins.world import make_cluster
 
 from tandem.artifacts.job import JobContext
+from tandem.data.duplicates import text_digest
 from tandem.errors import DataError, ModelError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training.classification.prepare import ensure_padding, prepare_labelled
@@ -52,6 +53,16 @@ def test_rows_become_tokens_with_classes(context: JobContext, tokenizer: Any, ti
     assert [classes.labels[label] for label in held_out.labels] == [row.label for row in classes.held_out]
     assert prepared.data["duplicates"] == 1
     assert "1 rows have the words and the label of another one" in classes.notes[0]
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_texts_by_which_a_checkpoint_is_chosen_are_recorded(
+    context: JobContext, tokenizer: Any, tiny_model_path: Path, chosen: bool
+) -> None:
+    spec = classify_spec(context.dir, ROWS, early_stopping={"enabled": chosen})
+    prepared, classes = prepare_labelled(spec, context, tokenizer, tiny_model_path)
+    held_out = sorted(text_digest(row.text) for row in classes.held_out)
+    assert prepared.data["selection_texts"] == (held_out if chosen else [])
 
 
 def test_long_texts_are_cut_and_counted(context: JobContext, tokenizer: Any, tiny_model_path: Path) -> None:

@@ -10,7 +10,7 @@ from stand_ins.world import make_cluster
 
 from tandem.artifacts.job import JobContext
 from tandem.data.splits import question_key
-from tandem.data.train_rows import TRAIN_ROWS, key_bits, read_answers, read_keys, scan_asked
+from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS, key_bits, read_answers, read_keys, scan_asked
 from tandem.errors import DataError
 from tandem.retrieval import retriever as retrieval
 from tandem.retrieval.retriever import Passage
@@ -87,6 +87,16 @@ def test_what_was_trained_on_is_kept_as_the_comparison_looks_it_up(context: JobC
     assert answers is not None
     assert answers.tolist() == [key_bits(question_key(f"answer{str(row['id'])[1:]}")) for row in trained]
     assert not any(isinstance(value, list) for value in prepared.data.values())  # a manifest holds small facts
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_rows_by_which_a_checkpoint_is_chosen_are_kept(context: JobContext, tokenizer: Any, chosen: bool) -> None:
+    spec = finetune_spec(context.dir / "t.jsonl", ROWS, early_stopping={"enabled": chosen})
+    prepared = prepare(spec, context, tokenizer)
+    assert prepared.eval is not None
+    path = context.dir / SELECTION_ROWS
+    held_out = [key_bits(question_key(f"What is {id[1:]}?")) for id in read_ids(prepared.eval)]
+    assert (read_keys(path).tolist() if path.exists() else None) == (held_out if chosen else None)
 
 
 def test_questions_get_passages_of_the_live_collection(
