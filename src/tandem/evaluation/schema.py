@@ -20,7 +20,8 @@ class NearDuplicates(Part):
 
     training: int | None = Field(
         description="of the questions asked or left out for it: nearly repeat one that an adapter was trained on; "
-        "null where none is found and an adapter has no record of its training rows"
+        "null where none is found and an adapter has no record of its training rows, or where a classifier learnt from "
+        "other rows than `train`"
     )
     index: int = Field(description="of those asked: stand nearly word for word in a retrieved passage")
     evaluation: int = Field(description="of those asked: nearly repeat an earlier one")

@@ -87,6 +87,8 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
     costs = [each.artifact.train_cost(spec.prices) for each in classifiers]
     known = [cost for cost in costs if cost is not None]
     cost = sum(known) / len(known) if known and len(known) == len(costs) else None
+    # The split lets none stand on both sides; of what else a classifier learnt from only hashes are known.
+    ours = all(each.artifact.train_sha256 == texts.train_sha256 for each in classifiers)
     inputs = Inputs(
         spec=spec,
         arms=arms,
@@ -95,8 +97,9 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
         available=len(texts.asked),
         quarantined=_lines(context.quarantine_path),
         leaked=len(texts.asked) - len(apart),
-        # The split lets none stand on both sides.
-        near_duplicates=NearDuplicates(training=0, index=0, evaluation=near_repeats(asked), examples=(), excluded=0),
+        near_duplicates=NearDuplicates(
+            training=0 if ours else None, index=0, evaluation=near_repeats(asked), examples=(), excluded=0
+        ),
         slices=_slices(asked, texts, neighbours),
         train=_learnt(texts, classifiers),
         train_costs={arm.name: cost if arm.adapter else 0.0 for arm in arms},

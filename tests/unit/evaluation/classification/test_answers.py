@@ -205,6 +205,7 @@ def test_four_arms_are_measured_on_the_texts_that_the_classifier_never_saw(class
     assert classes.scorers[0].closed
     assert classes.heads[0].closed
     assert report["notes"] == []
+    assert report["dataset"]["near_duplicates"]["training"] == 0
 
 
 def test_neighbours_are_shown_and_vote(classes: Classes) -> None:
@@ -306,6 +307,7 @@ def test_a_classifier_that_was_trained_on_what_is_asked_is_found_out(classes: Cl
     assert (report["dataset"]["leaked"], report["dataset"]["n"]) == (1, len(asked()) - 1)
     assert any(f"was trained on 1 of the {len(asked())} texts" in note for note in report["notes"])
     assert any("trained on other rows" in note for note in report["notes"])
+    assert report["dataset"]["near_duplicates"]["training"] is None
     assert not any(f"w{number}x1 " in text for text in classes.heads[0].texts)
     assert not any(f"w{number}x1 " in str(request.messages) for request in classes.scorers[0].asked)
 
