@@ -10,7 +10,7 @@ from typing import Any
 
 from tandem.errors import SpecError
 from tandem.specs.combinations import refusals
-from tandem.specs.finetune import FinetuneSpec
+from tandem.specs.finetune import FinetuneSpec, ScheduleSpec
 
 AUTO = "auto"
 _QUIET = 1_000_000_000  # steps between DeepSpeed's own progress lines: ours say more
@@ -68,7 +68,8 @@ def faults_of(spec: FinetuneSpec) -> list[SpecError]:
 def build_config(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: Hardware) -> dict[str, Any]:
     """The dict for ``deepspeed.initialize``.
 
-    A plain JSON is taken as it is: what it leaves out, or says is ``"auto"``, comes from the spec.
+    A plain JSON is taken as it is: what it leaves out, or says is ``"auto"``, comes from the spec. So do learning rate
+    and weight decay of an optimizer that doesn't say them; all else of it that is left out is DeepSpeed's or torch's.
 
     Args:
         spec: The job.
@@ -93,9 +94,12 @@ def build_config(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: 
         config["scheduler"] = plain["scheduler"]  # DeepSpeed's then, in place of the spec's; with "auto" in it, ours
     config.setdefault("zero_optimization", {"stage": 0})
     optimizer = config["optimizer"]
+    params = {key: ours["optimizer"]["params"][key] for key in ("lr", "weight_decay")} | optimizer.get("params", {})
     if not hardware.cuda and optimizer.get("type") in ("Adam", "AdamW"):
-        # DeepSpeed's own Adam is compiled for GPUs; on a processor it would be built for nothing.
-        config["optimizer"] = {**optimizer, "params": {**optimizer.get("params", {}), "torch_adam": True}}
+        params["torch_adam"] = (
+            True  # DeepSpeed's own is compiled for GPUs; on a processor it would be built for nothing
+        )
+    config["optimizer"] = {**optimizer, "params": params}
     return config
 
 
@@ -149,7 +153,7 @@ def _contradictions(spec: FinetuneSpec, plain: Mapping[str, Any]) -> list[SpecEr
             ("enabled", _mapping(plain, name), f"precision ({spec.precision})", spec.precision == name)
             for name in ("bf16", "fp16")
         ]
-    return [
+    faults = [
         SpecError(
             f"{key} is {values[key]} in the DeepSpeed JSON, and {name} says {wanted}",
             where=str(spec.deepspeed),
@@ -158,6 +162,20 @@ def _contradictions(spec: FinetuneSpec, plain: Mapping[str, Any]) -> list[SpecEr
         for key, values, name, wanted in stated
         if key in values and values[key] not in (AUTO, wanted)
     ]
+    replaced = [name for name in ("scheduler", "warmup") if getattr(schedule, name) != _default(name)]
+    if replaced and "scheduler" in plain and not _has_auto(plain["scheduler"]):
+        faults.append(
+            SpecError(
+                f"the DeepSpeed JSON has a scheduler of its own, and the spec says schedule.{replaced[0]}",
+                where=str(spec.deepspeed),
+                remedy="leave out one of the two",
+            )
+        )
+    return faults
+
+
+def _default(name: str) -> Any:
+    return ScheduleSpec.model_fields[name].default
 
 
 def _accumulation(spec: FinetuneSpec) -> int:

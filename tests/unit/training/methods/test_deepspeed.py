@@ -13,6 +13,7 @@ from tandem.training.methods.deepspeed import Hardware, build_config, conflicts,
 CPU = Hardware(cuda=False, bf16=False)
 CPU_BF16 = Hardware(cuda=False, bf16=True)
 GPU = Hardware(cuda=True, bf16=True)
+WARMUP = {"type": "WarmupLR", "params": {"warmup_num_steps": 5}}
 REPOSITORY = Path(__file__).parents[4]
 
 
@@ -101,14 +102,28 @@ def test_auto_is_filled_from_the_spec_or_left_to_deepspeed() -> None:
     assert config["train_batch_size"] == 8
     assert config["bf16"] == {"enabled": True}
     assert config["zero_optimization"] == {"stage": 3}
-    assert config["optimizer"]["params"] == {"lr": 2e-4, "eps": 1e-7, "torch_adam": True}
+    assert config["optimizer"]["params"] == {
+        "lr": 2e-4, "weight_decay": 0.0, "eps": 1e-7, "torch_adam": True,
+    }  # fmt: skip
     assert "scheduler" not in config  # the spec's schedule then
     assert "auto" not in json.dumps(config)
 
 
+@pytest.mark.parametrize("optimizer", [{"type": "AdamW"}, {"type": "Lion", "params": {"betas": [0.9, 0.99]}}])
+@pytest.mark.parametrize("hardware", [CPU, GPU])
+def test_an_optimizer_that_does_not_say_its_rate_or_decay_has_the_specs(
+    optimizer: dict[str, Any], hardware: Hardware
+) -> None:
+    job = spec(schedule={"learning_rate": 0.01, "weight_decay": 0.1})
+    config = build_config(job, {"optimizer": optimizer}, hardware)["optimizer"]
+    assert config["type"] == optimizer["type"]
+    wanted = {"lr": 0.01, "weight_decay": 0.1, **optimizer.get("params", {})}
+    assert {key: value for key, value in config["params"].items() if key != "torch_adam"} == wanted
+    assert config["params"].get("torch_adam", False) == (hardware == CPU and optimizer["type"] == "AdamW")
+
+
 def test_a_scheduler_written_out_is_deepspeeds() -> None:
-    scheduler = {"type": "WarmupLR", "params": {"warmup_num_steps": 5}}
-    assert build_config(spec(), {"scheduler": scheduler}, CPU)["scheduler"] == scheduler
+    assert build_config(spec(), {"scheduler": WARMUP}, CPU)["scheduler"] == WARMUP
 
 
 @pytest.mark.parametrize(
@@ -119,6 +134,8 @@ def test_a_scheduler_written_out_is_deepspeeds() -> None:
         ({"gradient_accumulation_steps": 4}, {}, "gradient_accumulation_steps is 4"),
         ({"gradient_clipping": 0.5}, {}, "gradient_clipping is 0.5"),
         ({"optimizer": {"type": "AdamW", "params": {"lr": 1}}}, {}, "schedule.learning_rate says 0.0002"),
+        ({"scheduler": WARMUP}, {"schedule": {"scheduler": "linear"}}, "the spec says schedule.scheduler"),
+        ({"scheduler": WARMUP}, {"schedule": {"warmup": 0.1}}, "the spec says schedule.warmup"),
         ({"bf16": {"enabled": True}}, {"precision": "fp32"}, r"precision \(fp32\)"),
         ({"fp16": {"enabled": True}}, {}, "fp16 needs a GPU"),
         ({"fp16": {"enabled": True}}, {"precision": "bf16"}, r"enabled is True in the DeepSpeed JSON, and precision"),
