@@ -142,7 +142,7 @@ class LossGuard:
     def check_gradient(
         self, grad_norm: float, data: TaskData, batch: Sequence[int], step: int, *, scaled: bool
     ) -> None:
-        """Look at a step's gradient, once it has changed the weights: they no longer tell which rows it was.
+        """Look at a step's gradient, after the step: DeepSpeed doesn't take it then, but for ZeRO 0 in fp32.
 
         Args:
             grad_norm: Before clipping.

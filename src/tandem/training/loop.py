@@ -114,8 +114,10 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
             # Before the weights change: what isn't a number must not reach them.
             loss = _sum_over_workers(total) / weight
             worker.guard.check_loss(loss, data, batch, step, lambda: _row_losses(worker, config, data, batch))
+            grad_norm = _plain_norm(engine)
         engine.step()
-    grad_norm = float(engine.get_global_grad_norm() or 0.0)
+    if grad_norm is None:
+        grad_norm = float(engine.get_global_grad_norm() or 0.0)
     worker.guard.check_gradient(grad_norm, data, batch, step, scaled=engine.fp16_enabled())
     seconds = time.perf_counter() - began
     of_all = data.lengths
@@ -135,6 +137,17 @@ def train_step(worker: Worker, config: LoopConfig, data: TaskData, batch: list[i
         "time_ms": int(time.time() * 1000),
         **worker.meter.figures(lengths, weight, seconds),
     }
+
+
+def _plain_norm(engine: Any) -> float | None:
+    """Of the gradient before clipping, the same on every worker, where DeepSpeed keeps none; None where it does."""
+    if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
+        return None
+    import torch
+
+    # The last backward pass has averaged it over the workers; the step clips and clears it.
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 def _row_losses(worker: Worker, config: LoopConfig, data: TaskData, batch: Sequence[int]) -> list[float]:
