@@ -167,6 +167,7 @@ def test_the_artifact_is_complete_and_says_what_it_is(
     assert manifest.meta["data"]["train_rows"] == len(read_keys(folder / TRAIN_ROWS)) == 32
     assert TRAIN_ROWS in manifest.files
     assert manifest.meta["metrics"]["seconds"] > 0
+    assert manifest.meta["metrics"]["cpu_s"] > 0
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == STEPS + 2  # how it began, and how it ended
 
 

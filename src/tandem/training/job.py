@@ -32,6 +32,7 @@ from tandem.training.methods.positions import check_max_length, read_config
 from tandem.training.metrics import Record
 from tandem.training.scaling import gpus_of_each, scaling_config, torch_config
 from tandem.training.schedule import total_steps
+from tandem.training.spent import SPENT, Spent
 from tandem.training.tracking import Tracker
 from tandem.training.worker import train_worker
 
@@ -108,10 +109,11 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         started_at=started,
     )
     tracker = Tracker(context, _params(spec, prepared, config.steps))
-    _fit(config, context, tracker, gpus)
+    spent = Spent(context.dir / SPENT, cpus=spec.cpus_per_worker, gpus=gpus, since=started)
+    _fit(config, context, tracker, gpus, spent)
 
     records = metrics.read(context.dir / METRICS)
-    figures = _figures(records, seconds=time.time() - started, spec=spec, gpus=gpus)
+    figures = _figures(records, seconds=time.time() - started, spent=spent, spec=spec, gpus=gpus)
     if classes is not None:
         figures |= evaluate_classes(classes, context.dir / LOGITS, folder, seed=spec.schedule.seed)
     write_artifact(spec, context, model=model, tokenizer=tokenizer, prepared=prepared, figures=figures)
@@ -138,7 +140,7 @@ def _connect_ray(spec: FinetuneSpec, context: JobContext) -> float:
     return gpus_of_each(spec, nodes, context.cluster.grows_to)
 
 
-def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float) -> None:
+def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float, spent: Spent) -> None:
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
@@ -146,6 +148,7 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
     gauges = Gauges(context.name)
 
     def tell(records: list[Record]) -> None:
+        spent.count(metrics.starts(records)[-1]["workers"])
         last = next((record for record in reversed(records) if "loss" in record), None)
         if last is not None:
             context.progress("train", int(last["step"]), config.steps, **metrics.shown(last))
@@ -182,6 +185,9 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float)
         status = "KILLED" if isinstance(error, PreemptedError) else "FAILED"
         tracker.close(metrics.steps(metrics.read(records)), status=status)
         raise
+    finally:
+        if attempts := metrics.starts(metrics.read(records)):
+            spent.count(attempts[-1]["workers"])
 
 
 def _packs(spec: FinetuneSpec, model: Path) -> bool:
@@ -212,8 +218,11 @@ def _params(spec: FinetuneSpec, prepared: Prepared, steps: int) -> dict[str, Any
     }
 
 
-def _figures(records: list[Record], *, seconds: float, spec: FinetuneSpec, gpus: float) -> dict[str, Any]:
-    """What the records come to; `train_loss` is the mean of the last steps, and seconds are those of this attempt."""
+def _figures(records: list[Record], *, seconds: float, spent: Spent, spec: FinetuneSpec, gpus: float) -> dict[str, Any]:
+    """What the records come to; `train_loss` is the mean of the last steps.
+
+    `seconds`, `startup_s`, `workers`, `cpus` and `gpus` are those of this attempt, `cpu_s` and `gpu_s` of all of them.
+    """
     done = metrics.steps(records)
     attempts = metrics.starts(records)
     last = [record["loss"] for record in done[-LAST_STEPS:]]
@@ -237,6 +246,8 @@ def _figures(records: list[Record], *, seconds: float, spec: FinetuneSpec, gpus:
         "workers": workers,
         "cpus": workers * spec.cpus_per_worker,
         "gpus": workers * gpus,
+        "cpu_s": round(spent.cpu_s, 1),
+        "gpu_s": round(spent.gpu_s, 1),
         "precision": attempts[-1]["precision"],
         "packing": attempts[-1]["packing"],
         "trainable_parameters": attempts[-1]["trainable_parameters"],

@@ -26,7 +26,9 @@ _FIGURES = {
     "stopped_early": "stopped early",
     "tokens": "tokens seen",
     "trainable_parameters": "trained parameters",
-    "seconds": "seconds",
+    "seconds": "seconds of the last attempt",
+    "cpu_s": "CPU-seconds of all attempts",
+    "gpu_s": "GPU-seconds of all attempts",
     "workers": "workers",
     "precision": "precision",
 }

@@ -55,6 +55,8 @@ class Adapter:
     def train_cost(self, prices: PriceSpec) -> float | None:
         """What training it cost; None where its manifest doesn't say how long that took."""
         metrics = self.meta.get("metrics") or {}
+        if "cpu_s" in metrics:  # of all attempts: what they held, for one second
+            return Machine(float(metrics["cpu_s"]), float(metrics["gpu_s"])).price(1.0, prices)
         seconds, cpus = metrics.get("seconds"), metrics.get("cpus")
         if seconds is None or cpus is None:
             return None

@@ -10,6 +10,7 @@ from tandem.data.splits import question_key
 from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS, TrainRowsFile, seen
 from tandem.errors import ModelError
 from tandem.evaluation.asking.adapters import Adapter, learnt_answers, read_adapter, selection_notes, trained_on
+from tandem.specs.compare import PriceSpec
 
 ROWS = [QaRow("q1", "Who wrote it?", ("Ann", "A. Smith")), QaRow("q2", "Where?", ("here",))]
 
@@ -48,6 +49,19 @@ def test_a_checkpoint_that_was_chosen_by_what_is_asked_is_said(tmp_path: Path) -
         "one: its checkpoint was chosen by 1 of the 2 questions, which favours its arms."
     ]
     assert selection_notes([one], ROWS[:1]) == []
+
+
+def test_training_costs_what_all_attempts_held(tmp_path: Path) -> None:
+    prices = PriceSpec(cpu_hour=0.1, gpu_hour=2.0)
+    last = {"seconds": 1800.0, "cpus": 4.0, "gpus": 1.0}
+    cost = {
+        "all": Adapter("a", tmp_path, "sha", meta={"metrics": {**last, "cpu_s": 36000.0, "gpu_s": 7200.0}}),
+        "last": Adapter("b", tmp_path, "sha", meta={"metrics": last}),
+        "none": Adapter("c", tmp_path, "sha"),
+    }
+    assert {name: adapter.train_cost(prices) for name, adapter in cost.items()} == {
+        "all": pytest.approx(1.0 + 4.0), "last": pytest.approx(0.2 + 1.0), "none": None,
+    }  # fmt: skip
 
 
 def test_an_adapter_that_tells_classes_answers_no_questions(tmp_path: Path) -> None:
