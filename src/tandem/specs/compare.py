@@ -86,6 +86,13 @@ class NeighbourSpec(Spec):
         "It can't be chosen by the training rows: the head knows their labels, so that it would seem to need no vote",
     )
 
+    @model_validator(mode="after")
+    def _embeds_by_itself(self) -> NeighbourSpec:
+        for field in ("workers", "gpus", "query_prompt"):
+            if getattr(self.embedder, field) != EmbedderSpec.model_fields[field].default:
+                raise ValueError(f"embedder.{field}: of an index job; texts are embedded as passages, in one process")
+        return self
+
 
 class CompareSpec(Spec):
     """The same items, the same prompt but for context, the same greedy decoding in every arm."""
@@ -182,6 +189,8 @@ class CompareSpec(Spec):
             raise ValueError(f"arms: {unknown[0]!r} is none for classification: {', '.join(CLASSIFIES)}")
         if self.engine.name == "vllm":
             raise ValueError("engine.name: vllm can't weigh given labels, transformers does (so: leave it out)")
+        if self.eval is not None and self.eval_fraction != type(self).model_fields["eval_fraction"].default:
+            raise ValueError("eval_fraction: eval says what is asked (so: leave one of them out)")
         if self.train is None:
             raise ValueError("train is needed: the rows whose labels are known")
         if not self.classifier and {"tuned", "tuned_rag"} & set(self.arms):

@@ -28,6 +28,12 @@ class TrainingDataSpec(Spec):
     eval_fraction: Fraction = 0.1
     max_quarantined: Fraction = Field(0.01, description="fail when more than this share of the rows is unusable")
 
+    @model_validator(mode="after")
+    def _held_out_rows_are_said_once(self) -> TrainingDataSpec:
+        if self.eval is not None and self.eval_fraction != type(self).model_fields["eval_fraction"].default:
+            raise ValueError("eval_fraction: eval says what is held out (so: leave one of them out)")
+        return self
+
 
 class LoraSpec(Spec):
     """LoRA (Hu et al., arXiv 2106.09685)."""
@@ -202,6 +208,8 @@ class FinetuneSpec(Spec):
             raise ValueError(f"deepspeed: ZeRO has stages 0 to 3, not {self.deepspeed}")
         if self.task == "classification" and self.retrieval is not None:
             raise ValueError("retrieval: a classifier has no prompt to put passages into")
+        if self.task == "classification" and self.prompt != PromptSpec():
+            raise ValueError("prompt: a classifier reads the text alone")
         if self.task != "classification" and self.class_weights != "none":
             raise ValueError("class_weights: only task: classification has classes")
         if isinstance(self.deepspeed, str) and self.offload != OffloadSpec():

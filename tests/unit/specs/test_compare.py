@@ -41,6 +41,10 @@ def test_a_trained_arm_needs_a_classifier(arm: str) -> None:
         ({"near_duplicates": "exclude"}, "near_duplicates: only for task: generation"),
         ({"max_tokens": 9}, "max_tokens: only for task: generation"),
         ({"engine": {"name": "vllm"}}, "vllm can't weigh given labels"),
+        ({"eval": "e.csv", "eval_fraction": 0.5}, "eval_fraction: eval says what is asked"),
+        ({"neighbours": {"embedder": {"workers": 2}}}, "embedder.workers: of an index job"),
+        ({"neighbours": {"embedder": {"gpus": 1}}}, "embedder.gpus: of an index job"),
+        ({"neighbours": {"embedder": {"query_prompt": "query: "}}}, "embedder.query_prompt: of an index job"),
         ({"neighbours": {"weight": 1.5}}, "less than or equal to 1"),
         ({"neighbours": {"temperature": 0}}, "greater than 0"),
     ],
@@ -48,6 +52,12 @@ def test_a_trained_arm_needs_a_classifier(arm: str) -> None:
 def test_what_makes_no_sense_for_labels_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         classes(**changes)
+
+
+def test_the_canonical_form_can_be_read_again() -> None:
+    embedder = {"model": "e5", "batch_size": 8, "dtype": "float32", "passage_prompt": "passage: "}
+    spec = classes(eval="e.csv", neighbours={"embedder": embedder})
+    assert CompareSpec.model_validate(spec.canonical()) == spec
 
 
 @pytest.mark.parametrize(

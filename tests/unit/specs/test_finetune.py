@@ -79,3 +79,21 @@ def test_a_type_of_gpu_goes_with_gpus() -> None:
     assert FinetuneSpec.model_validate(fields | {"method": "qlora"}).combination()["device"] == "gpu"
     with pytest.raises(ValidationError, match="accelerator_type: names GPUs, and gpus_per_worker is 0"):
         FinetuneSpec.model_validate(fields | {"gpus_per_worker": 0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"data": {"train": "t.csv", "eval": "e.csv", "eval_fraction": 0.2}}, "eval says what is held out"),
+        ({"task": "classification", "prompt": {"system": "Tell it."}}, "prompt: a classifier reads the text alone"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        FinetuneSpec.model_validate(spec(1).canonical() | fields)
+
+
+def test_the_canonical_form_with_rows_of_its_own_to_evaluate_on_can_be_read_again() -> None:
+    fields = {"task": "classification", "data": {"train": "t.csv", "eval": "e.csv"}}
+    own = FinetuneSpec.model_validate(spec(1).canonical() | fields)
+    assert FinetuneSpec.model_validate(own.canonical()) == own

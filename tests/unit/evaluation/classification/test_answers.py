@@ -353,7 +353,7 @@ def test_another_split_than_the_classifiers_is_found_out(classes: Classes) -> No
 def test_texts_of_a_file_of_their_own(classes: Classes) -> None:
     apart = [LabelledRow(f"e{n}", text_of(n), LABELS[n % 3]) for n in range(1000, 1030)]
     leaked = [LabelledRow("again", text_of(3), LABELS[0])]
-    spec = classes.spec(eval=classes.file([*apart, *leaked], "eval.jsonl"), arms=["rag", "tuned"], eval_fraction=0.9)
+    spec = classes.spec(eval=classes.file([*apart, *leaked], "eval.jsonl"), arms=["rag", "tuned"])
     report = classes.report(spec)
     assert report["dataset"]["n"] == 31
     assert any("1 training rows were left out" in note for note in report["notes"])

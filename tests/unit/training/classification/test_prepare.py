@@ -29,7 +29,8 @@ def context(tmp_path: Path) -> JobContext:
 def classify_spec(folder: Path, rows: Sequence[dict[str, Any]], **fields: Any) -> FinetuneSpec:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {"train": str(path), "eval_fraction": 0.25, **fields.pop("data", {})}
+    data = fields.pop("data", {})
+    data = {"train": str(path), **({} if "eval" in data else {"eval_fraction": 0.25}), **data}
     return FinetuneSpec.model_validate(
         {"kind": "finetune", "name": "t", "model": "m", "data": data, "task": "classification"} | fields
     )

@@ -55,7 +55,8 @@ def context(tmp_path: Path) -> JobContext:
 
 def finetune_spec(path: Path, rows: Sequence[dict[str, Any]], **fields: Any) -> FinetuneSpec:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {"train": str(path), "eval_fraction": 0.2, **fields.pop("data", {})}
+    data = fields.pop("data", {})
+    data = {"train": str(path), **({} if "eval" in data else {"eval_fraction": 0.2}), **data}
     return FinetuneSpec.model_validate({"kind": "finetune", "name": "t", "model": "m", "data": data, **fields})
 
 
