@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from tandem.data.containment import contains
 from tandem.data.rows import QaRow
 from tandem.errors import DataError
 from tandem.evaluation.asking.arms import Arm, Contexts, Passage
 from tandem.evaluation.asking.items import read_saved, save
-from tandem.evaluation.figures.normalize import contains
 from tandem.specs.compare import CompareSpec
 from tandem.specs.search import SearchSpec
 

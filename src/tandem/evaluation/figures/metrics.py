@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tandem.evaluation.figures.normalize import contains, normalize, tokens
+from tandem.data.containment import contains
+from tandem.evaluation.figures.normalize import normalize, tokens
 
 if TYPE_CHECKING:
     import numpy as np

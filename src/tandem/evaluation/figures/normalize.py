@@ -6,7 +6,6 @@ import re
 import string
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = frozenset(string.punctuation)
 _DROPPED = str.maketrans("", "", string.punctuation)
 
 
@@ -32,20 +31,3 @@ def normalize(text: str) -> str:
 def tokens(text: str) -> list[str]:
     """The words of the normal form, over which token F1 counts."""
     return normalize(text).split()
-
-
-def contains(text: str, answer: str) -> bool:
-    """Whether an answer stands in a text, word by word after normalisation.
-
-    An answer of punctuation alone is looked up as it stands, since normalising the text would remove it.
-
-    Args:
-        text: For example the passages of a prompt.
-        answer: A reference answer.
-    """
-    wanted = normalize(answer)
-    if not wanted:
-        return False
-    if _PUNCTUATION.issuperset(wanted.replace(" ", "")):
-        return answer.strip() in text
-    return f" {wanted} " in f" {normalize(text)} "

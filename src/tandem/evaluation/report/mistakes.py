@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from tandem.evaluation.figures.normalize import contains
+from tandem.data.containment import contains
 from tandem.evaluation.figures.scoring import ScoredItem
 from tandem.evaluation.figures.summary import RIGHT
 

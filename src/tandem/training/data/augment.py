@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tandem.data.containment import contains
 from tandem.data.rows import TrainRow
 from tandem.models.prompts import PassageLike
 
@@ -94,26 +95,4 @@ def is_gold(row: TrainRow, passage: PassageLike) -> bool:
     """Whether a passage comes from the row's gold document, where it names one, and holds one of its answers."""
     if row.source is not None and passage.source != row.source:
         return False
-    text = _plain(passage.text)
-    return any(_stands_in(_plain(answer), text) for answer in row.answers)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _stands_in(answer: str, text: str) -> bool:
-    # As whole words: else "0" would be found in "2010", and "none" in "nonempty".
-    at = text.find(answer) if answer else -1
-    while at >= 0:
-        end = at + len(answer)
-        clear_left = at == 0 or not (answer[0].isalnum() and _is_word(text[at - 1]))
-        clear_right = end == len(text) or not (answer[-1].isalnum() and _is_word(text[end]))
-        if clear_left and clear_right:
-            return True
-        at = text.find(answer, at + 1)
-    return False
-
-
-def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    return any(contains(passage.text, answer) for answer in row.answers)

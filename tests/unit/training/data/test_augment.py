@@ -117,19 +117,7 @@ def test_rows_that_ask_nothing_get_no_context() -> None:
     assert result.with_gold + result.without_gold + result.not_found == 1
 
 
-@pytest.mark.parametrize(
-    ("answer", "text", "expected"),
-    [
-        ("0", "Default: ``0``", True),
-        ("0", "since 2010", False),
-        ("None", "a nonempty list", False),
-        ("none", "Default: None.", True),
-        ("[]", "Default: ``[]`` (Empty list)", True),
-        ("'/'", "Default: ``'/'``", True),
-        ("two  words", "Two\nwords", True),
-        ("DEBUG", "DEBUG_PROPAGATE", False),
-        ("a", "banana a", True),
-    ],
-)
-def test_an_answer_is_found_as_whole_words(answer: str, text: str, expected: bool) -> None:
-    assert is_gold(row(answer=answer, source=None), Piece(text)) is expected
+def test_any_answer_as_a_whole_word_makes_a_passage_gold() -> None:
+    asks = TrainRow("1", question="Where?", answers=("nowhere", "Paris."))
+    assert is_gold(asks, Piece("In Paris, of course"))
+    assert not is_gold(asks, Piece("A Parisian"))
