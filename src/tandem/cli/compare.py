@@ -107,7 +107,8 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
         from tandem.cli.serving import DEPLOY_TIMEOUT_S, deploy_and_wait
 
         note("deploying")
-        chosen = report["verdict"]["choose"]
+        verdict: dict[str, Any] = report["verdict"]
+        chosen = verdict["choose"]
         config = plan.serve_config(adapter, answers=chosen == "raft")
         (app,) = deploy_and_wait(client, config, timeout_s=DEPLOY_TIMEOUT_S)
         arm = "raft" if adapter and chosen == "raft" else "rag"
