@@ -107,12 +107,11 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
         from tandem.cli.serving import DEPLOY_TIMEOUT_S, deploy_and_wait
 
         note("deploying")
-        verdict: dict[str, Any] = report["verdict"]
-        chosen = verdict["choose"]
-        config = plan.serve_config(adapter, answers=chosen == "raft")
+        choice = report["verdict"]["choose"]
+        config = plan.serve_config(adapter, answers=choice == "raft")
         (app,) = deploy_and_wait(client, config, timeout_s=DEPLOY_TIMEOUT_S)
-        arm = "raft" if adapter and chosen == "raft" else "rag"
-        why = "" if arm == chosen else f" (chosen was {chosen or 'none'}, which is no arm of an endpoint's)"
+        arm = "raft" if adapter and choice == "raft" else "rag"
+        why = "" if arm == choice else f" (chosen was {choice or 'none'}, which is no arm of an endpoint's)"
         note(f'{app["url"]}/v1 answers as {arm} does{why}; `tandem ask --app {plan.name} "…"`')
     return report, folder
 
