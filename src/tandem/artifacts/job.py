@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ WORKERS_PHASE = "workers"
 WORKERS_LOST = "workers-lost"  # there are none, as in that phase, whatever it said last: others have yet to start
 MLFLOW_RUN = "mlflow-run.json"  # which run in MLflow is its own
 STEP_ASIDE = "step-aside"  # it shall save what it has and end, and will go on later
+PREPARED = "prepared.json"  # its training examples are whole
+TRAIN_EXAMPLES, EVAL_EXAMPLES = "train-examples", "eval-examples"
+CHECKPOINTS = "train"  # Ray Train's folder
 ATTEMPT = "attempt"  # the number of the attempt that may work on the job; without the file none may
 # Tells a driver the number of its attempt.
 ATTEMPT_VARIABLE = "TANDEM_ATTEMPT"
@@ -67,6 +71,13 @@ class JobContext:
         path = self.storage / "artifacts" / self.name / self.id
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def clear_scratch(self) -> None:
+        """Remove what only another attempt of the job would need: a full fine-tune's checkpoints are several models."""
+        # First what says of the others that they are whole.
+        (self.dir / PREPARED).unlink(missing_ok=True)
+        for name in (TRAIN_EXAMPLES, EVAL_EXAMPLES, CHECKPOINTS):
+            shutil.rmtree(self.dir / name, ignore_errors=True)
 
     def progress(self, phase: str, done: int, total: int | None = None, **figures: float | str) -> None:
         """Say how far the job is: in ``progress.json``, and as a plain line at most once a second.

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import WORKERS_LOST, WORKERS_PHASE, JobContext
+from tandem.artifacts.job import CHECKPOINTS, WORKERS_LOST, WORKERS_PHASE, JobContext
 from tandem.config.light_imports import skip_scipy
 from tandem.errors import PreemptedError
 from tandem.models.loading import model_path
@@ -42,7 +42,6 @@ ELASTIC_START_TIMEOUT_S = 60  # an elastic run waits it out before it goes on wi
 LAST_STEPS = 10  # whose mean is the training loss that we report
 LOGITS = "eval-logits.npy"
 HELD_OUT = ("excluded_passages", "eval_rows_sharing_document")  # of retrieval, for the result
-RUN = "train"  # Ray Train's folder, with the checkpoints
 
 
 def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def run(spec: FinetuneSpec, context: JobContext) -> dict[str, Any]:
         logits=str(context.dir / LOGITS) if classes is not None else None,
         cuda=gpus > 0,
         metrics=str(context.dir / METRICS),
-        checkpoints=str(context.dir.absolute() / RUN),
+        checkpoints=str(context.dir.absolute() / CHECKPOINTS),
         output=str(folder),
         started_at=started,
     )
@@ -164,7 +163,7 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float,
         scaling_config=scaling_config(spec, gpus),
         # The same path and name in every attempt of the job: Ray Train then goes on from the last checkpoint.
         run_config=RunConfig(
-            name=RUN,
+            name=CHECKPOINTS,
             storage_path=str(context.dir.absolute()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(),  # all: which of them stay is ours to say

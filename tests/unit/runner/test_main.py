@@ -50,6 +50,21 @@ def test_result_is_written(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (job / "error.json").exists()
 
 
+@pytest.mark.parametrize(("outcome", "stays"), [({"steps": 3}, False), (StoreError("lost"), True)])
+def test_what_another_attempt_would_go_on_from_goes_once_there_is_a_result(
+    job: Path, monkeypatch: pytest.MonkeyPatch, outcome: Any, stays: bool
+) -> None:
+    (job / "train" / "step-000004").mkdir(parents=True)
+    (job / "train-examples").mkdir()
+    (job / "prepared.json").write_text("{}")
+    (job / "metrics.jsonl").write_text("{}\n")
+    ends_with(monkeypatch, outcome)
+    runner.main([str(job)])
+    for name in ("train", "train-examples", "prepared.json"):
+        assert (job / name).exists() == stays, name
+    assert (job / "metrics.jsonl").exists()
+
+
 class Wrapped(Exception):
     """As Ray wraps a worker's exception."""
 

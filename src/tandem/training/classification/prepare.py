@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import JobContext
+from tandem.artifacts.job import EVAL_EXAMPLES, TRAIN_EXAMPLES, JobContext
 from tandem.data.duplicates import text_digest
 from tandem.data.labelled import LabelledRow, labelled_source, read_labelled
 from tandem.data.labelled_splits import LabelledSplit, find_labels, labelled_sha256, split_labelled
@@ -94,7 +94,7 @@ def prepare_labelled(spec: FinetuneSpec, context: JobContext, tokenizer: Any, mo
     }
     print(_shown(split, train, tokenizer, labels, notes), flush=True)
     context.progress("tokenize", total, total)
-    train_path, eval_path = context.dir / "train-examples", context.dir / "eval-examples"
+    train_path, eval_path = context.dir / TRAIN_EXAMPLES, context.dir / EVAL_EXAMPLES
     _save(train, split.train, train_path)
     if len(evaluation):
         _save(evaluation, split.eval, eval_path)

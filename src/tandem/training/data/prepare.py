@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tandem.artifacts.job import JobContext
+from tandem.artifacts.job import EVAL_EXAMPLES, TRAIN_EXAMPLES, JobContext
 from tandem.artifacts.uris import resolve
 from tandem.config.cluster import Cluster
 from tandem.data.quarantine import check_share
@@ -29,8 +29,6 @@ from tandem.training.data.streaming import CLUSTER_BYTES, stream
 
 if TYPE_CHECKING:
     from tandem.retrieval.retriever import Retriever
-
-TRAIN, EVAL = "train-examples", "eval-examples"  # folders of the job
 
 
 def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared:
@@ -70,9 +68,9 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
             else ("is asked by data.eval too", "give data.eval other rows")
         )
         raise DataError(f"every row that can be used {said}", where=where, remedy=remedy)
-    train = rows.write(division.train, context.dir / TRAIN)
+    train = rows.write(division.train, context.dir / TRAIN_EXAMPLES)
     held, mask = (rows if other is None else other), division.held
-    evaluation = held.write(mask, context.dir / EVAL) if held.trainable(mask) else None
+    evaluation = held.write(mask, context.dir / EVAL_EXAMPLES) if held.trainable(mask) else None
     if spec.data.eval is not None and evaluation is None:
         raise DataError(
             "none of its rows can be used", where=spec.data.eval, remedy="mend them, or leave data.eval out"
@@ -82,7 +80,7 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         copy_rows(held.rows_path, context.dir / SELECTION_ROWS, mask)
     for staged in both:
         staged.clear()
-    _show(train, context.dir / TRAIN, tokenizer, where)
+    _show(train, context.dir / TRAIN_EXAMPLES, tokenizer, where)
     if division.leaked:
         print(f"{division.leaked} rows were left out of training: what they ask or say is held out too", flush=True)
     trained = np.flatnonzero(division.train)
@@ -97,8 +95,8 @@ def prepare(spec: FinetuneSpec, context: JobContext, tokenizer: Any) -> Prepared
         "train_sha256": digests_sha256(rows.digests[place] for place in trained),
     }
     prepared = Prepared(
-        train=context.dir / TRAIN,
-        eval=context.dir / EVAL if evaluation is not None else None,
+        train=context.dir / TRAIN_EXAMPLES,
+        eval=context.dir / EVAL_EXAMPLES if evaluation is not None else None,
         examples=len(train),
         data=data,
         retrieval=retrieval,

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tandem.artifacts.job import JobContext
+from tandem.artifacts.job import PREPARED, JobContext
 from tandem.config.files import write_whole
 from tandem.specs.finetune import FinetuneSpec
 
-MARKER = "prepared.json"
 SCHEMA = 1
 
 
@@ -61,12 +60,12 @@ def keep(spec: FinetuneSpec, context: JobContext, prepared: Prepared, more: Mapp
         "retrieval": prepared.retrieval,
         "more": more or {},
     }
-    write_whole(context.dir / MARKER, json.dumps(record, ensure_ascii=False) + "\n")
+    write_whole(context.dir / PREPARED, json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def kept(spec: FinetuneSpec, context: JobContext) -> tuple[Prepared, dict[str, Any]] | None:
     """What an earlier attempt prepared, and what `keep` was told besides; None, and nothing in the way, if none did."""
-    path = context.dir / MARKER
+    path = context.dir / PREPARED
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if (
         record is None
