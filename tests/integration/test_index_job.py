@@ -356,6 +356,17 @@ def test_a_name_that_a_collection_has_is_refused(index: Index, ray_cluster: Clus
         index("taken")
 
 
+def test_the_documents_of_another_job_go_only_where_that_is_said(index: Index, docs: Path, tmp_path: Path) -> None:
+    index("kept")
+    (tmp_path / "other.md").write_text("# Other\n\nThe lamp is green.\n")
+    with pytest.raises(InputError, match="is of the job 'kept': its documents would be deleted"):
+        index("other", collection="kept", sources=[str(tmp_path / "other.md")])
+    assert index("kept")["unchanged"] == 4
+    replaced = index("other", collection="kept", takes_over="kept", sources=[str(tmp_path / "other.md")])
+    assert (replaced["written"], replaced["deleted"]) == (1, 4)
+    assert index("other", collection="kept", sources=[str(tmp_path / "other.md")])["unchanged"] == 1
+
+
 WORDS = [
     "fox",
     "dog",

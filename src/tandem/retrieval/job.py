@@ -16,7 +16,7 @@ from tandem.retrieval.actor import connect, join_ray
 from tandem.retrieval.embedder_files import configured_dimension, fingerprint
 from tandem.retrieval.indexing import collection_of, collections_of, gather_files, identity_settings
 from tandem.retrieval.prompts import find_prompts
-from tandem.retrieval.snapshot import IndexSnapshot, snapshot_id, write_snapshot
+from tandem.retrieval.snapshot import IndexSnapshot, made_by, snapshot_id, write_snapshot
 from tandem.retrieval.staging import Stage
 from tandem.retrieval.store import name_is_taken
 from tandem.retrieval.survey import read_and_stage, staging, survey_documents
@@ -39,7 +39,8 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
 
     Raises:
         DataError: A source has nothing to read, or too much of it can't be read.
-        InputError: A collection has the name that the index is to be searched by, or the cluster hasn't the GPUs.
+        InputError: A collection has the name that the index is searched by; or it is another job's; or the cluster
+            hasn't the GPUs.
         ModelError: The embedder can't be used.
         StoreError: The collection doesn't come to hold what was written, or doesn't find it.
         UnreachableError: A file can't be read now: what is indexed stays as it is.
@@ -64,6 +65,8 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         dimension = configured_dimension(embedder)
         if name in store.collections():
             raise name_is_taken(name, "a collection", context.cluster.qdrant_url or str(context.storage))
+        if name in store.aliases():
+            _check_maker(spec, context)
         store.create_collection(collection, dimension=dimension, sparse=spec.sparse, vectors=spec.vectors)
         target = Target(store, collection, embedder, embedder_sha256)
         changes = sync(survey, spec, context, target)
@@ -113,6 +116,16 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         "collection": name,
         "artifact": str(folder),
     }
+
+
+def _check_maker(spec: IndexSpec, context: JobContext) -> None:
+    maker = made_by(context.storage, spec.collection_name)
+    if maker not in (None, context.name, spec.takes_over):
+        raise InputError(
+            f"the collection {spec.collection_name!r} is of the job {maker!r}: its documents would be deleted",
+            where="collection",
+            remedy=f"give this one a collection of its own; or, if it replaces that job, `takes_over: {maker}`",
+        )
 
 
 def _located(uri: str, context: JobContext) -> str:

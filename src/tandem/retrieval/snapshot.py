@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tandem.artifacts.manifest import MANIFEST, read_manifest, write_manifest
+from tandem.artifacts.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from tandem.errors import ModelError
 from tandem.retrieval.chunk_ids import unpack
 
@@ -100,9 +100,20 @@ def find_snapshot(storage: Path, collection: str, points: str | None = None) -> 
         collection: The name under which it is searched.
         points: Only of the collection for which the name stands now.
     """
+    newest = _newest(storage, collection, points)
+    return newest[1] if newest else None
+
+
+def made_by(storage: Path, collection: str) -> str | None:
+    """The name of the job that made the newest of them."""
+    newest = _newest(storage, collection)
+    return newest[0].name if newest else None
+
+
+def _newest(storage: Path, collection: str, points: str | None = None) -> tuple[Manifest, IndexSnapshot] | None:
     known = {field.name for field in fields(IndexSnapshot)}
     needed = {field.name for field in fields(IndexSnapshot) if field.default is MISSING}
-    newest: tuple[str, IndexSnapshot] | None = None
+    newest: tuple[Manifest, IndexSnapshot] | None = None
     for path in (storage / "artifacts").glob(f"*/*/{FILE}"):
         if not (path.parent / MANIFEST).is_file():
             continue
@@ -117,6 +128,6 @@ def find_snapshot(storage: Path, collection: str, points: str | None = None) -> 
             continue
         if points is not None and data["points"] != points:
             continue
-        if newest is None or manifest.created_at > newest[0]:
-            newest = (manifest.created_at, IndexSnapshot(**{key: data[key] for key in known & set(data)}))
-    return newest[1] if newest else None
+        if newest is None or manifest.created_at > newest[0].created_at:
+            newest = (manifest, IndexSnapshot(**{key: data[key] for key in known & set(data)}))
+    return newest

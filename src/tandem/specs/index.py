@@ -99,6 +99,11 @@ class IndexSpec(Spec):
         None,
         description="the name by which it is searched, default: the spec's; an alias of the collection that is current",
     )
+    takes_over: Name | None = Field(
+        None,
+        description="another job that made this collection, and whose documents go if they aren't among these; without "
+        "it a job deletes nobody else's",
+    )
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
     chunk: ChunkSpec = ChunkSpec()
     embedder: EmbedderSpec = EmbedderSpec()

@@ -20,7 +20,7 @@ from tandem.retrieval.chunk_ids import pack, union
 from tandem.retrieval.embedded import EdgeStore
 from tandem.retrieval.prompts import Prompts
 from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder, open_for_job
-from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, snapshot_id, write_snapshot
+from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, made_by, snapshot_id, write_snapshot
 from tandem.retrieval.store import Point
 from tandem.specs.search import RerankSpec, SearchSpec
 
@@ -253,6 +253,7 @@ def test_the_newest_complete_artifact_of_a_collection_is_found(
     assert found.id == "3"
     assert f"{broken / 'manifest.json'}: a manifest that can't be read" in caplog.text
     assert find_snapshot(tmp_path, "none") is None
+    assert (made_by(tmp_path, "docs"), made_by(tmp_path, "else"), made_by(tmp_path, "none")) == ("a", "c", None)
 
 
 def test_a_snapshot_has_another_id_with_other_chunks_and_with_other_settings() -> None:
