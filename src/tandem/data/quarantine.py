@@ -57,6 +57,12 @@ def write_quarantine(path: Path, faults: Sequence[Fault]) -> None:
             file.write(text + "\n")
 
 
+def count_quarantined(path: Path) -> int:
+    """How many faults a quarantine file has; no file is none."""
+    # By bytes: a row may hold characters at which text is split into lines too.
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
 def check_quarantined(faults: Sequence[Fault], total: int, limit: float, *, what: str, where: str, path: Path) -> None:
     """As `check_share`, for faults that are all at hand."""
     first = faults[0] if faults else None

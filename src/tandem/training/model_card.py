@@ -130,12 +130,12 @@ def _loading(spec: FinetuneSpec) -> str:
     base = (
         f"{kind}.from_pretrained(BASE)"
         if spec.task == "generation"
-        else f"{kind}.from_pretrained(BASE, num_labels=NUMBER_OF_LABELS)"
+        else f"{kind}.from_pretrained(BASE, num_labels=NUMBER_OF_LABELS, pad_token_id=tokenizer.pad_token_id)"
     )
     return (
         f"from peft import PeftModel\nfrom transformers import {kind}, AutoTokenizer\n\n"
-        f"model = PeftModel.from_pretrained({base}, FOLDER)  # BASE: {spec.model}\n"
-        f"tokenizer = AutoTokenizer.from_pretrained(FOLDER)" + (merged if spec.output.merge else "")
+        f"tokenizer = AutoTokenizer.from_pretrained(FOLDER)\nbase = {base}  # BASE: {spec.model}\n"
+        f"model = PeftModel.from_pretrained(base, FOLDER)" + (merged if spec.output.merge else "")
     )
 
 

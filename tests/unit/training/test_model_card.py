@@ -41,7 +41,9 @@ def test_the_card_says_what_it_is_what_it_learnt_from_and_how_good_it_is() -> No
     ("fields", "said", "unsaid"),
     [
         ({"method": "full"}, "AutoModelForCausalLM.from_pretrained(FOLDER)", "peft"),
-        ({"method": "lora"}, "PeftModel.from_pretrained(AutoModelForCausalLM", "merged"),
+        ({"method": "lora"}, "base = AutoModelForCausalLM.from_pretrained(BASE)", "merged"),
+        # A decoder reads the last token that is no padding: it must know which that is.
+        ({"task": "classification"}, "NUMBER_OF_LABELS, pad_token_id=tokenizer.pad_token_id)", "Causal"),
         ({"output": {"merge": True}}, "from_pretrained(f'{FOLDER}/merged')", "SequenceClassification"),
         ({"task": "classification", "method": "full"}, "AutoModelForSequenceClassification.from_pretrained", "Causal"),
     ],

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tandem.artifacts.job import JobContext
+from tandem.data.quarantine import count_quarantined
 from tandem.data.rows import QaRow, read_qa
 from tandem.data.splits import split_sha256, take
 from tandem.evaluation.asking.adapters import (
@@ -31,6 +32,7 @@ from tandem.evaluation.asking.leaks import (
     near_duplicate_notes,
     near_duplicates_of_training,
 )
+from tandem.evaluation.figures.costs import mean_cost
 from tandem.evaluation.figures.metrics import answer_in_context, recall
 from tandem.evaluation.figures.scoring import ScoredItem, score
 from tandem.evaluation.figures.slices import check_slices, question_slices
@@ -95,7 +97,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
             "them the intervals would be narrower."
         )
     costs = {
-        arm.name: _mean([each.train_cost(spec.prices) for each in adapters[arm.adapter]]) if arm.adapter else 0.0
+        arm.name: mean_cost([each.train_cost(spec.prices) for each in adapters[arm.adapter]]) if arm.adapter else 0.0
         for arm in arms
     }
     inputs = Inputs(
@@ -104,7 +106,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
         split_sha256=split_sha256(asked),
         asked=len(asked),
         available=len(available),
-        quarantined=_lines(context.quarantine_path),
+        quarantined=count_quarantined(context.quarantine_path),
         leaked=len(available) - len(apart),
         near_duplicates=duplicates,
         slices=question_slices(
@@ -119,15 +121,6 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
         notes=notes,
     )
     return inputs, runs
-
-
-def _mean(costs: Sequence[float | None]) -> float | None:
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) / len(known) if len(known) == len(costs) else None
-
-
-def _lines(path: Path) -> int:
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
 def _ask(

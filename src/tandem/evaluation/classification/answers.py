@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem.artifacts.job import JobContext
+from tandem.data.quarantine import count_quarantined
 from tandem.data.rows import QaRow
 from tandem.data.splits import split_sha256, take
 from tandem.evaluation.asking.arms import Arm, Messages, Passage, arms_of
@@ -26,6 +27,7 @@ from tandem.evaluation.classification.neighbours import Neighbours, agreement, f
 from tandem.evaluation.classification.prompt import beginning, label_prompt
 from tandem.evaluation.classification.rows import LABEL, Texts, length_slices, near_repeats, read_texts
 from tandem.evaluation.classification.scoring import score_label
+from tandem.evaluation.figures.costs import mean_cost
 from tandem.evaluation.figures.scoring import ScoredItem
 from tandem.evaluation.figures.slices import Slices
 from tandem.evaluation.figures.summary import Runs
@@ -84,9 +86,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
         notes.append(f"{len(asked)} of {len(rows)} texts were asked, as many as fit into {spec.budget_s:g} s.")
     notes += selection_notes(classifiers, asked)
     notes += _shortened(spec, arms, asked)
-    costs = [each.artifact.train_cost(spec.prices) for each in classifiers]
-    known = [cost for cost in costs if cost is not None]
-    cost = sum(known) / len(known) if known and len(known) == len(costs) else None
+    cost = mean_cost([each.artifact.train_cost(spec.prices) for each in classifiers])
     # The split lets none stand on both sides; of what else a classifier learnt from only hashes are known.
     ours = all(each.artifact.train_sha256 == texts.train_sha256 for each in classifiers)
     inputs = Inputs(
@@ -95,7 +95,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
         split_sha256=split_sha256(asked),
         asked=len(asked),
         available=len(texts.asked),
-        quarantined=_lines(context.quarantine_path),
+        quarantined=count_quarantined(context.quarantine_path),
         leaked=len(texts.asked) - len(apart),
         near_duplicates=NearDuplicates(
             training=0 if ours else None, index=0, evaluation=near_repeats(asked), examples=(), excluded=0
@@ -123,10 +123,6 @@ def _shortened(spec: CompareSpec, arms: Sequence[Arm], rows: Sequence[QaRow]) ->
     cut = sum(beginning(row.question, words) != row.question for row in rows)
     names = [arm.name for arm in arms if arm.adapter is None]
     return [f"{', '.join(names)}: of {cut} texts the first {words} words were shown."] if cut and names else []
-
-
-def _lines(path: Path) -> int:
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
 def _slices(rows: Sequence[QaRow], texts: Texts, neighbours: Neighbours) -> Slices:

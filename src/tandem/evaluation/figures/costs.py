@@ -30,6 +30,12 @@ class Machine:
         return seconds / SECONDS_PER_HOUR * (self.cpus * prices.cpu_hour + self.gpus * prices.gpu_hour)
 
 
+def mean_cost(costs: Sequence[float | None]) -> float | None:
+    """What training one of several adapters cost on average; None where it isn't known of all, or there is none."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) / len(known) if known and len(known) == len(costs) else None
+
+
 def arm_cost(
     seconds: Sequence[float], correct: float, train: float | None, machine: Machine, prices: PriceSpec
 ) -> Cost:

@@ -13,7 +13,7 @@ from tandem.artifacts.job import EVAL_EXAMPLES, TRAIN_EXAMPLES, JobContext
 from tandem.data.duplicates import text_digest
 from tandem.data.labelled import LabelledRow, labelled_source, read_labelled
 from tandem.data.labelled_splits import LabelledSplit, find_labels, labelled_sha256, split_labelled
-from tandem.data.quarantine import check_quarantined, write_quarantine
+from tandem.data.quarantine import check_quarantined, count_quarantined, write_quarantine
 from tandem.errors import ModelError
 from tandem.specs.finetune import FinetuneSpec
 from tandem.training.classification.task import LabelledExamples, class_weights
@@ -90,7 +90,7 @@ def prepare_labelled(spec: FinetuneSpec, context: JobContext, tokenizer: Any, mo
         "truncated": cut,
         "eval_truncated": cut_held_out,
         "selection_texts": _digests(split.eval) if spec.early_stopping.enabled else [],
-        "quarantined": _lines(context.quarantine_path),
+        "quarantined": count_quarantined(context.quarantine_path),
     }
     print(_shown(split, train, tokenizer, labels, notes), flush=True)
     context.progress("tokenize", total, total)
@@ -223,10 +223,6 @@ def _digests(rows: Sequence[LabelledRow]) -> list[str]:
 def _save(examples: LabelledExamples, rows: Sequence[LabelledRow], folder: Path) -> None:
     examples.save(folder)
     (folder / IDS).write_text("".join(json.dumps(row.id) + "\n" for row in rows), encoding="utf-8")
-
-
-def _lines(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 def _shown(

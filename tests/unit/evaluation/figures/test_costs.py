@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tandem.evaluation.figures.costs import Machine, arm_cost, break_even
+from tandem.evaluation.figures.costs import Machine, arm_cost, break_even, mean_cost
 from tandem.evaluation.schema import ArmReport, Cost, Latency, Tokens
 from tandem.specs.compare import PriceSpec
 
@@ -13,6 +13,12 @@ BOX = Machine(cpus=4.0, gpus=1.0)
 def test_the_price_of_an_hour() -> None:
     assert BOX.price(3600.0, PRICES) == pytest.approx(4 * 0.36 + 3.6)
     assert Machine(2.0, 0.0).price(1800.0, PRICES) == pytest.approx(0.36)
+
+
+def test_the_cost_of_several_adapters_is_their_mean_where_it_is_known_of_all() -> None:
+    assert mean_cost([1.0, 2.0]) == 1.5
+    assert mean_cost([1.0, None]) is None
+    assert mean_cost([]) is None
 
 
 def test_what_an_arm_costs() -> None:
