@@ -48,8 +48,8 @@ def submit(
     elif not json:
         print(job["id"], flush=True)
     if not job["created"]:
-        whose = f", submitted by {job['user']}," if job["user"] else ""
-        note(f"this job exists already{whose} and is {job['state']}; --again runs it anew")
+        whose = f", submitted by {job['user']}" if job["user"] else ""
+        note(f"this job exists already and is {job['state']}{whose}; --again runs it anew")
     elif job["same_name"]:
         others = ", ".join(job["same_name"])
         note(f"the name {job['name']} stands for this job from now on; unfinished, with another spec: {others}")

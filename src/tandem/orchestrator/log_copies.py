@@ -11,7 +11,7 @@ from tandem.orchestrator.ray_jobs import RayJobs
 COPY_EVERY_S = 1.0
 # Ray hands out a job's whole log at every call: a long one is copied less often.
 BYTES_PER_S = 2_000_000
-LEFT_OUT = "[tandem: the log is too long, or no UTF-8, to be copied whole: its last lines follow]"
+LEFT_OUT = "[tandem: this log is too long, or no UTF-8, to be had whole: its last lines follow]"
 LOST = "[tandem: Ray no longer has the rest of this log]"
 
 
@@ -49,7 +49,8 @@ class LogCopies:
         if log is not None:
             files.append_log(job.attempt, log.text)
         if final:
-            if log is None or not log.whole:
+            # Of a log whose node has gone Ray says that it is empty.
+            if log is None or not log.whole or len(log.text.encode(errors="replace")) < files.log_bytes(job.attempt):
                 self._complete(job, files)
             self._copied_at.pop(job.id, None)
 

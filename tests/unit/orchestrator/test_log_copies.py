@@ -28,6 +28,8 @@ class Dashboard:
         if self.printed is None:
             return httpx.Response(500)
         if request.url.path == "/api/v0/logs/file":
+            if not self.printed:
+                return httpx.Response(500)
             lines = self.printed.splitlines(keepends=True)
             return httpx.Response(200, content=b"".join(lines[-int(request.url.params["lines"]) :]))
         try:
@@ -85,15 +87,18 @@ def test_a_log_that_is_no_utf_8_keeps_its_end(tmp_path: Path, dashboard: Dashboa
     assert copied(files) == f"one\n{LEFT_OUT}\none\n�\ntwo\n"
 
 
-def test_a_log_whose_rest_is_lost_says_so(tmp_path: Path, dashboard: Dashboard, copies: LogCopies) -> None:
+@pytest.mark.parametrize("gone", [None, b""])
+def test_a_log_whose_rest_is_lost_says_so(
+    tmp_path: Path, dashboard: Dashboard, copies: LogCopies, gone: bytes | None
+) -> None:
     files, running = JobFiles(tmp_path / "job"), job(state=State.RUNNING)
-    dashboard.printed = None
+    dashboard.printed = gone
     # It has printed nothing that anybody knows of.
     copies.copy(running, files, final=True)
     assert files.read_log(0)[0] == b""
     dashboard.printed = b"one"
     copies.copy(running, files, final=True)
-    dashboard.printed = None
+    dashboard.printed = gone
     for _ in range(2):
         copies.copy(running, files, final=True)
     assert copied(files) == f"one\n{LOST}\n"
