@@ -145,7 +145,7 @@ def test_a_comparison_whose_driver_was_cut_off_is_finished_by_another(tandem: Ta
     # It would have ended before Ray gives its machine up.
     driver.suspend()
     machines.cut()
-    until(lambda: len(tandem.json("show", job_id)["attempts"]) == 2)
+    until(lambda: len(tandem.job(job_id)["attempts"]) == 2)
     driver.resume()
 
     job = ends_once(tandem, job_id)

@@ -183,7 +183,7 @@ def test_a_fine_tune_outlives_a_worker_its_driver_the_server_the_head_and_the_da
     driver = tandem.driver(disturbed.id)
     assert driver is not None
     kill(driver)
-    until(lambda: tandem.json("show", disturbed.id)["state"] == "RETRYING")
+    until(lambda: tandem.job(disturbed.id)["state"] == "RETRYING")
     kill(*server_of(tandem))
     tandem("ps", status=3)
     assert tandem.json("up", "cluster.yaml")["started"] == ["server"]

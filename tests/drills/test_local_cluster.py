@@ -74,7 +74,7 @@ def test_a_killed_driver_is_tried_again_and_a_killed_server_knows_of_it(tandem: 
     job_id = tandem("submit", "second.yaml").strip()
 
     until(lambda: tandem.driver(job_id)).send_signal(signal.SIGKILL)
-    until(lambda: tandem.json("show", job_id)["attempts"][0]["reason"])
+    until(lambda: tandem.job(job_id)["attempts"][0]["reason"])
     server = psutil.Process(Cluster.load(tandem.storage).pids["server"])
     server.kill()
     until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)

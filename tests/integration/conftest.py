@@ -16,7 +16,7 @@ from tiny_models import write_adapter, write_embedder, write_llama
 
 from tandem.artifacts.job import JobContext
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
-from tandem.orchestrator.ray_head import haproxy_environment, tracing_environment
+from tandem.orchestrator.ray_head import LESS_POLLING, haproxy_environment, tracing_environment
 from tandem.specs import IndexSpec
 
 
@@ -42,7 +42,10 @@ def ray_cluster(collector: Collector) -> Iterator[Cluster]:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
         os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "100"
         os.environ["RAY_SERVE_TRACING_SAMPLING_RATIO"] = "0.0"
+        # Ray ends processes that nobody has used for a second: the next test would start others.
+        os.environ.update({"RAY_num_workers_soft_limit": "12", "RAY_idle_worker_killing_time_threshold_ms": "600000"})
         # As `tandem up` starts a head.
+        os.environ.update(LESS_POLLING)
         os.environ.update(tracing_environment(os.environ))
         os.environ.update(haproxy_environment(Path(folder) / "h"))
         context = ray.init(
@@ -53,7 +56,6 @@ def ray_cluster(collector: Collector) -> Iterator[Cluster]:
             dashboard_port=0,
             log_to_driver=False,
             _temp_dir=str(Path(folder) / "ray"),
-            runtime_env={"env_vars": {STORAGE_VARIABLE: str(storage)}},
         )
         key = storage / "api-key"
         key.write_text("integration-key\n")

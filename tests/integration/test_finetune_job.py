@@ -196,7 +196,7 @@ def kill_a_worker_after_a_checkpoint(context: JobContext, killed: list[int]) -> 
     # Asked for before the checkpoint is there: the answer takes longer than a few steps of a tiny model.
     filters = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
     alive = list_actors(context.cluster.dashboard_url, filters=filters)
-    wait_for(lambda: any(incomplete(folder) is None for folder in checkpoints(context.dir / job.RUN)))
+    wait_for(lambda: any(incomplete(folder) is None for folder in checkpoints(context.dir / job.CHECKPOINTS)))
     os.kill(alive[-1].pid, signal.SIGKILL)
     killed.append(alive[-1].pid)
 
@@ -223,7 +223,7 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_nothing_else(
     assert losses(context) == losses(unbroken[0])
     assert result["eval_loss"] == unbroken[1]["eval_loss"]
     # The last two and the best, and Ray Train's own list of them doesn't keep a later attempt from starting.
-    kept = [checkpoint_step(folder) for folder in checkpoints(context.dir / job.RUN)]
+    kept = [checkpoint_step(folder) for folder in checkpoints(context.dir / job.CHECKPOINTS)]
     evaluated = {r["step"]: r["eval_loss"] for r in metrics.read(context.dir / job.METRICS) if "eval_loss" in r}
     assert kept == sorted({STEPS - EVERY, STEPS, min(evaluated, key=lambda step: (evaluated[step], step))})
 
@@ -323,7 +323,8 @@ def test_a_broken_loss_stops_at_once_and_says_which_row_it_was(
     rows = [{"id": f"r{n}", "question": f"What is {'^' if n == 5 else n}?", "answers": [str(n)]} for n in range(16)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = finetune_spec(model, path, data={"train": str(path), "eval_fraction": 0.0}, schedule={"max_steps": 4})
+    data = {"train": str(path), "eval_fraction": 0.0}
+    spec = finetune_spec(model, path, data=data, schedule={"max_steps": 4}, workers=1)
     with pytest.raises(DivergedError, match=r"the loss is nan at step \d: because of 1 of 8 rows \(r5\)") as caught:
         job.run(spec, context)
     assert caught.value.where == str(context.dir / "offending-batch.json")

@@ -182,6 +182,7 @@ def test_one_large_file_is_chunked_in_blocks_that_are_gone_afterwards(
     index: Index, ray_cluster: Cluster, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "_BLOCK_BYTES", 16_384)
+    monkeypatch.setattr(sync, "EMBED_BATCH", 256)  # more than one batch: by actors
     staged: list[int] = []
     surveyed = job.survey_documents
 

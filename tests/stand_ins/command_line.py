@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from tandem.cli.client import Client
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.orchestrator.local import Marks
 from tandem.orchestrator.processes import marked
@@ -46,6 +47,10 @@ class Tandem:
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self(*arguments, "--json"))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """As ``tandem show --json``, without a process for it: for who looks again and again."""
+        return Client(self.cluster).job(job_id)
 
     @property
     def cluster(self) -> Cluster:

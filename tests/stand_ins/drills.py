@@ -7,10 +7,10 @@ from typing import Any
 
 from stand_ins.command_line import Tandem, until
 
+from tandem.artifacts.job import CHECKPOINTS
 from tandem.training import metrics
 from tandem.training.artifact import METRICS
 from tandem.training.checkpoints.store import checkpoint_folder, incomplete
-from tandem.training.job import RUN
 
 
 def ends_once(tandem: Tandem, job_id: str, state: str = "SUCCEEDED") -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Training:
 
         def there() -> bool:
             steps = metrics.steps(self.records())
-            saved = incomplete(checkpoint_folder(self.folder / RUN, step // self._every * self._every)) is None
+            saved = incomplete(checkpoint_folder(self.folder / CHECKPOINTS, step // self._every * self._every)) is None
             return len(self.starts()) >= starts and bool(steps) and steps[-1]["step"] > step and saved
 
         until(there)

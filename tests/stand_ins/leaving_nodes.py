@@ -137,7 +137,7 @@ class Story:
         return bool(done) and done[-1]["step"] == step
 
     def _saved(self, step: int) -> bool:
-        return incomplete(checkpoint_folder(self._folder / job.RUN, step)) is None
+        return incomplete(checkpoint_folder(self._folder / job.CHECKPOINTS, step)) is None
 
     def _wait(self, reached: Callable[[], Any], what: str) -> None:
         while not reached():

@@ -31,6 +31,9 @@ HAPROXY_PORTS = (
 _EXPORTERS = "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH"
 # Ray logs there each job's whole environment, the values that stand in no record of ours among it.
 _TELLS_SECRETS = "runtime_env_agent*"
+# What the environment says goes before these. Ray lists its log files ten times a second while they are fewer than so
+# many, then twice.
+LESS_POLLING = {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0"}
 PARTS = {"gcs_server": "gcs", "raylet": "raylet", "dashboard.py": "dashboard"}
 
 
@@ -113,7 +116,7 @@ def head_command(cluster: Cluster, temp_dir: Path, cpus: int) -> list[str]:
 
 def head_environment(cluster: Cluster, mark: str, temp_dir: Path) -> dict[str, str]:
     """What every process of the cluster inherits."""
-    environment = os.environ | cluster.ray_env() | haproxy_environment(temp_dir / "h") | {MARK: mark}
+    environment = LESS_POLLING | os.environ | cluster.ray_env() | haproxy_environment(temp_dir / "h") | {MARK: mark}
     environment |= tracing_environment(environment)
     # `ray start --head` refuses to start a head where this names another.
     environment.pop("RAY_ADDRESS")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.job import JobContext
-from tandem.config.machine import cores
+from tandem.config.machine import cores, read_processor
 from tandem.errors import StoreError
 from tandem.retrieval.chunk_ids import unpack, within
 from tandem.retrieval.embedding_cache import open_caches
@@ -108,55 +109,73 @@ def _optimize(store: VectorStore, collection: str, context: JobContext) -> None:
 
 def _embed(survey: Survey, plan: Plan, spec: IndexSpec, context: JobContext, target: Target) -> int:
     """Embed and write what is new; returns how many vectors had to be computed."""
-    import ray
-
     total = len(plan.embed)
     context.progress("embed", 0, total, unchanged=plan.keep)
     if not total:
         return 0
-    fresh = ray.data.from_items(_to_embed(survey.staged, plan.embed)).flat_map(staged_chunks, num_cpus=_READER_CPUS)
     workers = min(spec.embedder.workers, -(-total // EMBED_BATCH))
-    vectors = fresh.map_batches(
-        Embed,
-        fn_constructor_kwargs={
-            "embedder": target.embedder,
-            "embedder_sha256": target.embedder_sha256,
-            "spec": spec.embedder,
-            "threads": max(1, cores() // workers),
-            "storage": context.storage,
-            "unit": spec.vectors.unit,
-        },
-        batch_size=EMBED_BATCH,
-        compute=ray.data.ActorPoolStrategy(
-            size=workers,
-            max_concurrent_calls_per_actor=_EMBED_CALLS,
-            # On a GPU two passes at once take twice the memory.
-            enable_true_multi_threading=not spec.embedder.gpus,
-        ),
-        num_cpus=1,
-        num_gpus=spec.embedder.gpus or None,
-        runtime_env={"env_vars": _EMBED_ENV},
-    )
-    stage = vectors.map_batches(
-        Write,
-        fn_constructor_kwargs={
-            "cluster": context.cluster,
-            "collection": target.collection,
-            "average_length": spec.chunk.tokens * _TERMS_PER_TOKEN if spec.sparse else None,
-        },
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=_WRITER_CPUS,
-    )
+    embed = {
+        "embedder": target.embedder,
+        "embedder_sha256": target.embedder_sha256,
+        "spec": spec.embedder,
+        "threads": max(1, cores() // workers),
+        "storage": context.storage,
+        "unit": spec.vectors.unit,
+    }
+    write = {
+        "cluster": context.cluster,
+        "collection": target.collection,
+        "average_length": spec.chunk.tokens * _TERMS_PER_TOKEN if spec.sparse else None,
+    }
+    rows = _to_embed(survey.staged, plan.embed)
+    # Actors would take longer to start than one batch takes here; but a GPU that this process sees isn't its own.
+    few = total <= EMBED_BATCH and not spec.embedder.gpus and not read_processor().has_gpu
+    batches = _here(rows, embed, write) if few else _in_actors(rows, embed, write, workers, spec.embedder.gpus)
     done, embedded, started = 0, 0, time.monotonic()
-    for batch in stage.iter_batches(batch_size=None, batch_format="numpy"):
-        done += int(batch["written"].sum())
-        embedded += int(batch["embedded"].sum())
+    for batch in batches:
+        done += int(sum(batch["written"]))
+        embedded += int(sum(batch["embedded"]))
         context.progress("embed", done, total, per_second=done / (time.monotonic() - started), embedded=embedded)
     dtype, unit = spec.embedder.dtype, spec.vectors.unit
     for cache in open_caches(context.storage, target.embedder_sha256, dtype, unit=unit).values():
         cache.compact()
     return embedded
+
+
+def _here(rows: list[dict[str, Any]], embed: dict[str, Any], write: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    batch = {"data": [chunk["data"] for row in rows for chunk in staged_chunks(row)]}
+    yield Write(**write)(Embed(**embed)(batch))
+
+
+def _in_actors(
+    rows: list[dict[str, Any]], embed: dict[str, Any], write: dict[str, Any], workers: int, gpus: float
+) -> Iterable[dict[str, Any]]:
+    import ray
+
+    fresh = ray.data.from_items(rows).flat_map(staged_chunks, num_cpus=_READER_CPUS)
+    vectors = fresh.map_batches(
+        Embed,
+        fn_constructor_kwargs=embed,
+        batch_size=EMBED_BATCH,
+        compute=ray.data.ActorPoolStrategy(
+            size=workers,
+            max_concurrent_calls_per_actor=_EMBED_CALLS,
+            # On a GPU two passes at once take twice the memory.
+            enable_true_multi_threading=not gpus,
+        ),
+        num_cpus=1,
+        num_gpus=gpus or None,
+        runtime_env={"env_vars": _EMBED_ENV},
+    )
+    stage = vectors.map_batches(
+        Write,
+        fn_constructor_kwargs=write,
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=_WRITER_CPUS,
+    )
+    batches: Iterable[dict[str, Any]] = stage.iter_batches(batch_size=None, batch_format="numpy")
+    return batches
 
 
 def _to_embed(staged: list[tuple[Path, ChunkIds]], wanted: ChunkIds) -> list[dict[str, Any]]:
