@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins.blocks import Blocks
 from tiny_models import write_embedder
 
 from tandem.artifacts.job import JobContext
 from tandem.errors import DataError, TandemError
 from tandem.retrieval import job
-from tandem.retrieval.indexing import InputFile
-from tandem.retrieval.staging import Stage, read
 from tandem.specs.index import IndexSpec
 
 ROWS = "".join(f"{n},text {n}\n" for n in range(1, 1001))
@@ -25,19 +23,6 @@ Index = Callable[..., None]
 
 class StoreReachedError(Exception):
     """The documents were good enough: from here on an index is changed."""
-
-
-class Blocks:
-    """As Ray Data's, without Ray: one for each file."""
-
-    def __init__(self, files: list[InputFile], stage: Stage) -> None:
-        self._files, self._stage = files, stage
-
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
-        for file in self._files:
-            rows = list(read({"file": pickle.dumps(file)}))
-            (staged,) = self._stage({name: [row[name] for row in rows] for name in ("file", "found")})["staged"]
-            yield {"staged": staged}
 
 
 @pytest.fixture(scope="module")
