@@ -15,6 +15,7 @@ from tiny_models import write_embedder
 
 from tandem.artifacts.job import JobContext
 from tandem.config.cluster import Cluster
+from tandem.config.machine import Processor
 from tandem.errors import DataError, InputError, StoreError, UnreachableError
 from tandem.retrieval import actor, job, retriever, sync
 from tandem.retrieval.catalog import roll_back
@@ -241,3 +242,24 @@ def test_the_documents_of_another_job_go_only_where_that_is_said(index: Index, d
     replaced = index("other", collection="kept", takes_over="kept", sources=[str(tmp_path / "other.md")])
     assert (replaced["written"], replaced["deleted"]) == (1, 4)
     assert index("other", collection="kept", sources=[str(tmp_path / "other.md")])["unchanged"] == 1
+
+
+class ActorsError(Exception):
+    """It would start actors."""
+
+
+@pytest.mark.parametrize(
+    ("batch", "processor"), [(3, Processor("x86_64", frozenset())), (4, Processor("x86_64", frozenset(), (9, 0)))]
+)
+def test_more_than_a_batch_needs_actors_and_so_does_a_gpu_which_is_not_the_drivers(
+    index: Index, monkeypatch: pytest.MonkeyPatch, batch: int, processor: Processor
+) -> None:
+    def in_actors(*_: object) -> None:
+        raise ActorsError
+
+    monkeypatch.setattr(sync, "_in_actors", in_actors)
+    assert index("few")["written"] == 4
+    monkeypatch.setattr(sync, "EMBED_BATCH", batch)
+    monkeypatch.setattr(sync, "read_processor", lambda: processor)
+    with pytest.raises(ActorsError):
+        index("many")
