@@ -115,19 +115,19 @@ def judge(seen: Seen, key: str, text: str, *, stream: bool) -> None:
         seen.check(key, event.get("citations") or [])
 
 
-def store_process() -> psutil.Process:
+def store_process(cluster: Cluster) -> psutil.Process:
     from ray.util.state import list_actors
 
-    (actor,) = list_actors(filters=[("name", "=", STORE), ("state", "=", "ALIVE")])
+    (actor,) = list_actors(cluster.dashboard_url, filters=[("name", "=", STORE), ("state", "=", "ALIVE")])
     return psutil.Process(int(actor.pid))
 
 
-def memory() -> dict[str, int]:
+def memory(cluster: Cluster) -> dict[str, int]:
     """Resident bytes of the largest process of each part: the store, Serve's own, and the replicas."""
     from ray.util.state import list_actors
 
     largest: dict[str, int] = {}
-    for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000):
+    for actor in list_actors(cluster.dashboard_url, filters=[("state", "=", "ALIVE")], limit=1000):
         kind = str(actor.class_name)
         part = kind.split(":")[2] if kind.startswith(f"ServeReplica:{APP}:") else kind
         if actor.name == STORE or "Serve" in kind or "Proxy" in kind:
@@ -199,13 +199,13 @@ def test_whatever_breaks_every_request_has_a_proper_status(indexed: Cluster, end
                     redeploying = clients.submit(deploy, indexed, endpoint_models, prompt="Be very brief.")
                     redeploying.add_done_callback(lambda _: seen.note("redeployed"))
                 elif now >= at(0.75) and not cut_off:
-                    with stopped(store_process()):
+                    with stopped(store_process(indexed)):
                         seen.note("store stopped")
                         stop.wait(STORE_STOPPED_S)
                     seen.note("store goes on")
                     cut_off = True
                 else:
-                    sizes.append(memory())
+                    sizes.append(memory(indexed))
                     stop.wait(1)
             assert redeploying is not None
             redeploying.result()

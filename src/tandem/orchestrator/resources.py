@@ -71,7 +71,7 @@ def _of_workers(spec: Mapping[str, Any], *, gpus: bool) -> Demand:
 
 def _each(cpus: float, gpus: float, of_type: str | None) -> Amounts:
     amounts = {"CPU": float(cpus)}
-    if gpus:
+    if gpus > _EPSILON:  # less is nothing, to Ray too
         amounts["GPU"] = float(gpus)
         if of_type:
             amounts[OF_TYPE + of_type] = float(gpus)

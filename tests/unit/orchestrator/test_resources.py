@@ -23,6 +23,7 @@ GIB = 2**30
         (finetune(2, accelerator_type="A100"), False, {"CPU": 2, "GPU": 2, "GPU:A100": 2}),
         (index_spec("i", embedder={"workers": 2}), True, {"CPU": 3}),
         (index_spec("i", embedder={"workers": 2, "gpus": 0.5}), True, {"CPU": 3, "GPU": 1}),
+        (index_spec("i", embedder={"gpus": 1e-200}), False, {"CPU": 2}),  # as much as none
     ],
 )
 def test_what_a_job_needs(spec: dict[str, Any], gpus: bool, needs: dict[str, float]) -> None:
