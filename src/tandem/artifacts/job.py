@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ class JobContext:
     def clear_scratch(self) -> None:
         """Remove what only another attempt of the job would need: a full fine-tune's checkpoints are several models."""
         # First what says of the others that they are whole.
-        (self.dir / PREPARED).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.dir / PREPARED).unlink()
         for name in (TRAIN_EXAMPLES, EVAL_EXAMPLES, CHECKPOINTS):
             shutil.rmtree(self.dir / name, ignore_errors=True)
 

@@ -101,11 +101,11 @@ def latest(storage: Path, name: str, id: str | None = None) -> Path:
 
     Raises:
         NotFoundError: There is none; the message names those that exist.
-        ModelError: There is one, and it isn't what it should be.
+        ModelError: The newest isn't what it should be.
     """
     root = storage / "artifacts"
     found = []
-    broken: ModelError | None = None
+    broken: list[tuple[float, ModelError]] = []
     for path in (root / name).glob(f"*/{MANIFEST}"):
         folder = path.parent
         if id is not None and folder.name != id:
@@ -113,12 +113,15 @@ def latest(storage: Path, name: str, id: str | None = None) -> Path:
         try:
             found.append((read_manifest(folder).created_at, folder))
         except ModelError as error:
-            broken = error
-            logger.warning("passed over: %s", error)
-    if found:
-        return max(found)[1]
-    if broken is not None:
-        raise broken
+            broken.append((path.stat().st_mtime, error))
+    newest = max(found)[1] if found else None
+    for at, fault in broken:
+        # An older one in its place, without a word, would be another model.
+        if newest is None or at > (newest / MANIFEST).stat().st_mtime:
+            raise fault
+        logger.warning("passed over: %s", fault)
+    if newest is not None:
+        return newest
     known = sorted({path.parents[1].name for path in root.glob(f"*/*/{MANIFEST}")})
     wanted = f"artifact:{name}" + (f"@{id}" if id else "")
     raise NotFoundError(

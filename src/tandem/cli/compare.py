@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tandem.cli.follow import read_report, submit_and_follow
 from tandem.cli.output import note
 from tandem.cli.spans import read_span
-from tandem.errors import DataError, InputError, InvalidSpecError, NotFoundError, SpecError
+from tandem.errors import DataError, InputError, InvalidSpecError, NotFoundError, SpecError, UnreachableError
 
 if TYPE_CHECKING:
     from tandem.cli.client import Client
@@ -91,7 +91,12 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
     chosen: dict[str, Any] = {name: absolute_uri(uri, Path.cwd()) for name in names if (uri := getattr(options, name))}
     options = replace(options, **chosen)
     plan = plan_compare(
-        docs, _documents(docs), rows, options, storage=storage, workers=training_workers(client.cluster)
+        docs,
+        _documents(docs),
+        rows,
+        options,
+        storage=storage,
+        workers=training_workers(client.cluster) if options.train else 1,
     )
     faults = missing_inputs(plan.pipeline.steps["docs"].spec.canonical(), where="--docs")
     faults += missing_inputs(plan.serve_config(plan.adapter)["applications"][0]["args"], where="tandem compare")
@@ -117,11 +122,18 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
 
 
 def training_workers(cluster: Cluster) -> int:
-    """Two for a short training where each finds a GPU, or a core where the cluster has no GPUs; else one."""
+    """Two for a short training where each finds a GPU, or a core where the cluster has no GPUs; else one.
+
+    Raises:
+        UnreachableError: Ray doesn't say what it has.
+    """
     from tandem.config.machine import cores
     from tandem.orchestrator.ray_jobs import HttpRayJobs
 
-    gpus = sum(machine.gpus for machine in HttpRayJobs(cluster).machines() or ())
+    machines = HttpRayJobs(cluster).machines()
+    if machines is None:
+        raise UnreachableError("Ray doesn't answer", where=cluster.dashboard_url, remedy="`tandem doctor` says more")
+    gpus = sum(machine.gpus for machine in machines)
     return max(1, min(2, int(gpus) or cores()))
 
 

@@ -101,8 +101,9 @@ def _cluster(storage: Path) -> list[Check]:
 
 def _tokens(cluster: Cluster) -> list[Check]:
     paths = [path for path in (cluster.api_key_file, cluster.ray_token_file) if path is not None]
-    # Elsewhere they are what the operators mount, as whoever they choose, and can't be changed from here.
-    return [_private(path) if cluster.local else _readable(path) for path in paths]
+    # What lies elsewhere is mounted by the operators, as whoever they choose, and can't be changed from here.
+    ours = [cluster.local or path.is_relative_to(cluster.storage) for path in paths]
+    return [_private(path) if own else _readable(path) for path, own in zip(paths, ours, strict=True)]
 
 
 def _server(cluster: Cluster) -> list[Check]:

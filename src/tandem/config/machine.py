@@ -65,7 +65,7 @@ def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
 
 
 def _cuda_capability() -> tuple[int, int] | None:
-    if "torch" not in sys.modules and not _has_driver():
+    if "torch" not in sys.modules and not has_gpu_driver():
         return None
     import torch
 
@@ -73,8 +73,8 @@ def _cuda_capability() -> tuple[int, int] | None:
     return torch.cuda.get_device_capability() if ours else None
 
 
-def _has_driver() -> bool:
-    """Whether a GPU's driver is there: NVIDIA's library, or AMD's device. Off Linux only PyTorch knows."""
+def has_gpu_driver() -> bool:
+    """Whether a GPU's driver is on this machine: NVIDIA's library, or AMD's device. Off Linux only PyTorch knows."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

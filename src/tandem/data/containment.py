@@ -17,7 +17,7 @@ def contains(text: str, answer: str) -> bool:
 
     Args:
         text: For example a passage.
-        answer: A reference answer; one without a word stands nowhere.
+        answer: A reference answer; an empty one stands nowhere.
     """
     wanted, within = _plain(answer), f" {_plain(text)} "
     wanted = _ARTICLE.sub("", wanted.lstrip(_QUOTES).rstrip(_QUOTES + ".,;:!?")).strip() or wanted

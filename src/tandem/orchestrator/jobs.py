@@ -107,9 +107,16 @@ class Job:
 
     @cached_property
     def demands(self) -> tuple[Demand, Demand]:
-        """What it asks for of a cluster without GPUs, and of one with some; nothing where its spec has a fault."""
+        """What it asks for of a cluster without GPUs, and of one with some.
+
+        One that runs holds that too where this version would refuse its spec.
+        """
         spec = self._read[0]
-        return (NOTHING, NOTHING) if spec is None else (demand(spec, gpus=False), demand(spec, gpus=True))
+        try:
+            given = self.spec if spec is None else spec
+            return demand(given, gpus=False), demand(given, gpus=True)
+        except (KeyError, TypeError):
+            return NOTHING, NOTHING
 
     @cached_property
     def _read(self) -> tuple[dict[str, Any] | None, str]:

@@ -65,8 +65,8 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
         dimension = configured_dimension(embedder)
         if name in store.collections():
             raise name_is_taken(name, "a collection", context.cluster.qdrant_url or str(context.storage))
-        if name in store.aliases():
-            _check_maker(spec, context)
+        if current := store.aliases().get(name):
+            _check_maker(spec, context, current)
         store.create_collection(collection, dimension=dimension, sparse=spec.sparse, vectors=spec.vectors)
         target = Target(store, collection, embedder, embedder_sha256)
         changes = sync(survey, spec, context, target)
@@ -118,8 +118,8 @@ def run(spec: IndexSpec, context: JobContext) -> dict[str, Any]:
     }
 
 
-def _check_maker(spec: IndexSpec, context: JobContext) -> None:
-    maker = made_by(context.storage, spec.collection_name)
+def _check_maker(spec: IndexSpec, context: JobContext, current: str) -> None:
+    maker = made_by(context.storage, spec.collection_name, current)
     if maker not in (None, context.name, spec.takes_over):
         raise InputError(
             f"the collection {spec.collection_name!r} is of the job {maker!r}: its documents would be deleted",

@@ -104,9 +104,9 @@ def find_snapshot(storage: Path, collection: str, points: str | None = None) -> 
     return newest[1] if newest else None
 
 
-def made_by(storage: Path, collection: str) -> str | None:
-    """The name of the job that made the newest of them."""
-    newest = _newest(storage, collection)
+def made_by(storage: Path, collection: str, points: str) -> str | None:
+    """The name of the job that made what `find_snapshot` finds with the same arguments."""
+    newest = _newest(storage, collection, points)
     return newest[0].name if newest else None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.job import JobContext
-from tandem.config.machine import cores, read_processor
+from tandem.config.machine import cores, has_gpu_driver
 from tandem.errors import StoreError
 from tandem.retrieval.chunk_ids import unpack, within
 from tandem.retrieval.embedding_cache import open_caches
@@ -128,8 +128,9 @@ def _embed(survey: Survey, plan: Plan, spec: IndexSpec, context: JobContext, tar
         "average_length": spec.chunk.tokens * _TERMS_PER_TOKEN if spec.sparse else None,
     }
     rows = _to_embed(survey.staged, plan.embed)
-    # Actors would take longer to start than one batch takes here; but a GPU that this process sees isn't its own.
-    few = total <= EMBED_BATCH and not spec.embedder.gpus and not read_processor().has_gpu
+    # Actors would take longer to start than one batch takes here. But elsewhere the driver is on the head's machine,
+    # which isn't for that; and a GPU that it sees isn't its own.
+    few = context.cluster.local and total <= EMBED_BATCH and not spec.embedder.gpus and not has_gpu_driver()
     batches = _here(rows, embed, write) if few else _in_actors(rows, embed, write, workers, spec.embedder.gpus)
     done, embedded, started = 0, 0, time.monotonic()
     for batch in batches:

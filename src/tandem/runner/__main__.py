@@ -129,7 +129,6 @@ def _work(folder: Path, attempt: str | None) -> int:
         if attempt is not None and not wanted(folder, attempt):
             return NOT_WANTED
         _write(folder / "result.json", result)
-        context.clear_scratch()
     except Exception as error:  # noqa: BLE001 - whatever ends a job is recorded as its error
         root = _named(cause(error))
         traceback.print_exception(error)
@@ -147,6 +146,7 @@ def _work(folder: Path, attempt: str | None) -> int:
                 raise
             return DISK_FULL
         return known.exit_status if known and known.exit_status == 2 else 1
+    context.clear_scratch()
     return 0
 
 

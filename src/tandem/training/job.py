@@ -145,9 +145,16 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float,
 
     spec = config.spec
     gauges = Gauges(context.name)
+    file = Path(config.metrics)
+    earlier = len(metrics.starts(metrics.read(file)))
+
+    def count(records: list[Record]) -> None:
+        # Until workers of this attempt have started nobody holds anything.
+        if started := metrics.starts(records)[earlier:]:
+            spent.count(started[-1]["workers"])
 
     def tell(records: list[Record]) -> None:
-        spent.count(metrics.starts(records)[-1]["workers"])
+        count(records)
         last = next((record for record in reversed(records) if "loss" in record), None)
         if last is not None:
             context.progress("train", int(last["step"]), config.steps, **metrics.shown(last))
@@ -176,17 +183,15 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float,
     if context.must_step_aside:
         raise PreemptedError("stepped aside before it trained")
     context.progress(WORKERS_PHASE, 0, spec.max_workers)
-    records = Path(config.metrics)
     try:
-        with metrics.Follower(records, tell):
+        with metrics.Follower(file, tell):
             fit(trainer.fit, context.dir)
     except BaseException as error:
         status = "KILLED" if isinstance(error, PreemptedError) else "FAILED"
-        tracker.close(metrics.steps(metrics.read(records)), status=status)
+        tracker.close(metrics.steps(metrics.read(file)), status=status)
         raise
     finally:
-        if attempts := metrics.starts(metrics.read(records)):
-            spent.count(attempts[-1]["workers"])
+        count(metrics.read(file))
 
 
 def _packs(spec: FinetuneSpec, model: Path) -> bool:

@@ -42,4 +42,4 @@ class Spent:
         self._since = now
         self.cpu_s += held * self._cpus
         self.gpu_s += held * self._gpus
-        write_whole(self._path, json.dumps({"cpu_s": self.cpu_s, "gpu_s": self.gpu_s}) + "\n")
+        write_whole(self._path, json.dumps({"cpu_s": self.cpu_s, "gpu_s": self.gpu_s}) + "\n", durable=False)

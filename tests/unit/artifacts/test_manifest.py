@@ -65,10 +65,14 @@ def test_a_manifest_that_cannot_be_read_is_passed_over_with_a_word(
     write_manifest(first, name="a", id="a-1", type="adapter", meta={})
     for content in (b'{"name": "a", "id', b"\x00\xff", b"[]"):
         (second / "manifest.json").write_bytes(content)
+        os.utime(second / "manifest.json", (0, 0))
         caplog.clear()
         assert latest(tmp_path, "a") == first
         assert str(second) in caplog.text
-    # Not where it is meant, or the only one.
+    # Not where it is the newest, where it is meant, or the only one.
+    os.utime(second / "manifest.json")
+    with pytest.raises(ModelError, match="can't be read"):
+        latest(tmp_path, "a")
     with pytest.raises(ModelError, match="can't be read"):
         latest(tmp_path, "a", "a-2")
     (first / "manifest.json").unlink()

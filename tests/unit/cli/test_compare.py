@@ -9,6 +9,7 @@ from stand_ins.report import report
 from stand_ins.shell import Shell
 
 from tandem.cli import compare as comparing
+from tandem.errors import UnreachableError
 from tandem.orchestrator.ray_jobs import HttpRayJobs, Machine
 
 REPORT = report("raft", base=0.0, raft=0.5)
@@ -31,6 +32,8 @@ def submitted(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
         return {"steps": result}
 
     monkeypatch.setattr(comparing, "submit_and_follow", submit_and_follow)
+    machine = Machine(cpus=4.0, gpus=0.0, memory=0, gpu_memory=0)
+    monkeypatch.setattr(HttpRayJobs, "machines", lambda _: [machine])
     return specs
 
 
@@ -106,6 +109,11 @@ def test_a_short_training_has_two_workers_where_each_finds_a_gpu_or_a_core(
     monkeypatch.setattr(HttpRayJobs, "machines", lambda _: machines)
     monkeypatch.setattr("tandem.config.machine.cores", lambda: 4)
     assert comparing.training_workers(shell.world.cluster) == workers
+
+
+def test_without_an_answer_nobody_knows_how_many_workers_there_is_room_for(shell: Shell) -> None:
+    with pytest.raises(UnreachableError, match="Ray doesn't answer"):
+        comparing.training_workers(shell.world.cluster)
 
 
 def test_changed_documents_are_other_jobs(shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path) -> None:

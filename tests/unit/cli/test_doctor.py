@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -53,15 +54,18 @@ def test_both_sides_are_looked_at(shell: Shell, monkeypatch: pytest.MonkeyPatch)
         assert "refuses this API key" in found["server"]["found"]
 
 
-def test_keys_of_a_cluster_that_is_not_ours_must_only_be_readable(shell: Shell) -> None:
+def test_keys_of_a_cluster_that_is_not_ours_must_only_be_readable(shell: Shell, tmp_path: Path) -> None:
     # As Kubernetes mounts a secret: another's, readable by its group, and nobody here may change it.
-    world = shell.world
-    world.cluster.api_key_file.chmod(0o640)
-    assert doctor._tokens(world.cluster)[0].result == "bad"
-    attached = replace(world.cluster, local=False)
-    assert doctor._tokens(attached)[0].result == "ok"
-    world.cluster.api_key_file.unlink()
-    assert (doctor._tokens(attached)[0].result, doctor._tokens(attached)[0].found) == ("bad", "not there")
+    attached = replace(shell.world.cluster, local=False)
+    mounted = tmp_path / "mounted"
+    for path in (attached.api_key_file, mounted):
+        path.write_text("key")
+        path.chmod(0o640)
+    elsewhere = replace(attached, api_key_file=mounted)
+    # What `tandem up` made in the storage folder is still to be private.
+    assert [doctor._tokens(cluster)[0].result for cluster in (attached, elsewhere)] == ["bad", "ok"]
+    mounted.unlink()
+    assert (doctor._tokens(elsewhere)[0].result, doctor._tokens(elsewhere)[0].found) == ("bad", "not there")
 
 
 def test_nothing_answers(shell: Shell) -> None:

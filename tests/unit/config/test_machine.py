@@ -93,11 +93,11 @@ def test_threads_are_those_that_were_said_whether_pytorch_is_imported_or_not(mon
 
 
 def test_where_there_is_no_driver_pytorch_isnt_asked(monkeypatch):
-    monkeypatch.setattr(machine, "_has_driver", lambda: False)
+    monkeypatch.setattr(machine, "has_gpu_driver", lambda: False)
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr("builtins.__import__", _without_torch(builtins.__import__))
     assert not read_processor().has_gpu
-    monkeypatch.setattr(machine, "_has_driver", lambda: True)
+    monkeypatch.setattr(machine, "has_gpu_driver", lambda: True)
     with pytest.raises(AssertionError, match="PyTorch is asked"):
         read_processor()
 

@@ -275,6 +275,8 @@ def test_a_spec_that_another_version_took_runs_with_todays_defaults_or_fails_alo
     ended = world.records.get(strange.id)
     assert ended.reason == "user_error"
     assert "can't run it: wings: " in ended.message
+    # One that was running when the version changed holds what it holds.
+    assert ended.demands[0].needs == {"CPU": 1}
 
 
 def test_values_that_cannot_be_read_fail_their_job_alone(world: World) -> None:

@@ -23,8 +23,10 @@ class Dashboard:
 
     def __init__(self, printed: bytes | None = b"") -> None:
         self.printed = printed
+        self.calls = 0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.calls += 1
         if self.printed is None:
             return httpx.Response(500)
         if request.url.path == "/api/v0/logs/file":
@@ -75,6 +77,19 @@ def test_a_log_above_the_limit_is_kept_from_its_beginning_and_with_its_end(
         assert copied(files).endswith(f"\n{LEFT_OUT}\nTraceback\nKeyError: 'x'\n")
         assert copied(files).count(LEFT_OUT) == 1
         (files.path / "attempt-1.log").unlink()
+
+
+def test_a_log_above_the_limit_is_fetched_once_and_again_when_it_ends(
+    tmp_path: Path, dashboard: Dashboard, copies: LogCopies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_jobs, "MAX_LOG_BYTES", 20)
+    files, running = JobFiles(tmp_path / "job"), job(state=State.RUNNING)
+    dashboard.printed = b"a line\n" * 10
+    for _ in range(3):
+        copies.copy(running, files, final=False)
+    assert dashboard.calls == 1
+    copies.copy(running, files, final=True)
+    assert copied(files).endswith("a line\n")
 
 
 def test_a_log_that_is_no_utf_8_keeps_its_end(tmp_path: Path, dashboard: Dashboard, copies: LogCopies) -> None:

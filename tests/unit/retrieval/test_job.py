@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from tiny_models import write_embedder
 
 from tandem.artifacts.job import JobContext
 from tandem.config.cluster import Cluster
-from tandem.config.machine import Processor
 from tandem.errors import DataError, InputError, StoreError, UnreachableError
 from tandem.retrieval import actor, job, retriever, sync
 from tandem.retrieval.catalog import roll_back
@@ -244,22 +243,32 @@ def test_the_documents_of_another_job_go_only_where_that_is_said(index: Index, d
     assert index("other", collection="kept", sources=[str(tmp_path / "other.md")])["unchanged"] == 1
 
 
+def test_who_made_what_the_name_stands_for_counts_and_not_who_came_last(index: Index, world: World) -> None:
+    index("docs")
+    index("other", collection="docs", takes_over="docs", chunk={"tokens": 32, "overlap": 0})
+    with pytest.raises(InputError, match="is of the job 'other'"):
+        index("docs")
+    roll_back(world.store, world.cluster.storage, "docs")
+    assert index("docs")["unchanged"] == 4
+
+
 class ActorsError(Exception):
     """It would start actors."""
 
 
-@pytest.mark.parametrize(
-    ("batch", "processor"), [(3, Processor("x86_64", frozenset())), (4, Processor("x86_64", frozenset(), (9, 0)))]
-)
-def test_more_than_a_batch_needs_actors_and_so_does_a_gpu_which_is_not_the_drivers(
-    index: Index, monkeypatch: pytest.MonkeyPatch, batch: int, processor: Processor
+@pytest.mark.parametrize(("batch", "driver", "local"), [(3, False, True), (4, True, True), (4, False, False)])
+def test_more_than_a_batch_needs_actors_and_so_does_what_is_not_for_the_driver(
+    index: Index, world: World, monkeypatch: pytest.MonkeyPatch, batch: int, driver: bool, local: bool
 ) -> None:
     def in_actors(*_: object) -> None:
         raise ActorsError
 
     monkeypatch.setattr(sync, "_in_actors", in_actors)
+    monkeypatch.setattr(sync, "has_gpu_driver", lambda: False)
     assert index("few")["written"] == 4
     monkeypatch.setattr(sync, "EMBED_BATCH", batch)
-    monkeypatch.setattr(sync, "read_processor", lambda: processor)
+    monkeypatch.setattr(sync, "has_gpu_driver", lambda: driver)
+    # A GPU that it sees isn't its own, and elsewhere it runs on the head's machine.
+    world.cluster = replace(world.cluster, local=local)
     with pytest.raises(ActorsError):
         index("many")

@@ -96,9 +96,8 @@ def build_config(spec: FinetuneSpec, plain: Mapping[str, Any] | None, hardware: 
     optimizer = config["optimizer"]
     params = {key: ours["optimizer"]["params"][key] for key in ("lr", "weight_decay")} | optimizer.get("params", {})
     if not hardware.cuda and optimizer.get("type") in ("Adam", "AdamW"):
-        params["torch_adam"] = (
-            True  # DeepSpeed's own is compiled for GPUs; on a processor it would be built for nothing
-        )
+        # DeepSpeed's own is compiled for GPUs; on a processor it would be built for nothing.
+        params["torch_adam"] = True
     config["optimizer"] = {**optimizer, "params": params}
     return config
 
