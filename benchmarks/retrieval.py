@@ -62,7 +62,7 @@ def run() -> Result:
 
 
 def run_million() -> Result:
-    """The size once, as it is built by default: an hour of two cores, most of it embedding."""
+    """The size once, as it is built by default: an hour and a half of two cores, a third of it embedding."""
     import numpy as np
     from threadpoolctl import threadpool_limits
 
