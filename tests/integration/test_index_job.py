@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_ins.documents import write_docs
 from tiny_models import write_embedder
 
 from tandem.artifacts.job import JobContext
@@ -39,12 +40,7 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
-    folder = tmp_path / "docs"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "fox.md").write_text("# Fox\n\nThe quick brown fox jumps.\n\n## Food\n\nThe lazy dog sleeps.\n")
-    (folder / "sub" / "numbers.rst").write_text("Numbers\n=======\n\nZero 0 and one 1.\n")
-    (folder / "plain.txt").write_text("Answer the question as briefly as you can.\n")
-    return folder
+    return write_docs(tmp_path / "docs")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 DOCUMENTS = {
     "documents.jsonl#1": {"tenant": "acme", "text": "The quick brown fox jumps over the lazy dog."},
@@ -22,3 +23,12 @@ def eventually(condition: Callable[[], bool], *, within_s: float) -> bool:
             return False
         time.sleep(0.2)
     return True
+
+
+def write_docs(folder: Path) -> Path:
+    """A folder of three files that make four chunks."""
+    (folder / "sub").mkdir(parents=True)
+    (folder / "fox.md").write_text("# Fox\n\nThe quick brown fox jumps.\n\n## Food\n\nThe lazy dog sleeps.\n")
+    (folder / "sub" / "numbers.rst").write_text("Numbers\n=======\n\nZero 0 and one 1.\n")
+    (folder / "plain.txt").write_text("Answer the question as briefly as you can.\n")
+    return folder

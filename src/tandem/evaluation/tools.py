@@ -77,7 +77,7 @@ def real_tools(cluster: Cluster) -> Tools:
 
 def _open_searcher(cluster: Cluster, collection: str, tenant: str | None) -> tuple[Searcher, Mapping[str, Any]]:
     from tandem.retrieval.actor import join_ray
-    from tandem.retrieval.retriever import open_for_job
+    from tandem.retrieval.tenants import open_for_job
 
     if cluster.qdrant_url is None:
         # The embedded store is an actor of the cluster.

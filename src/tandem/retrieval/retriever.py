@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tandem.artifacts.uris import resolve
-from tandem.errors import InputError, ModelError, NotFoundError
+from tandem.errors import ModelError, NotFoundError
 from tandem.retrieval.actor import connect
 from tandem.retrieval.bm25 import query_terms
 from tandem.retrieval.choosing import diverse, near_enough, rescored
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from tandem.config.cluster import Cluster
 
-ALL_TENANTS = "*"
 _QUESTION_WORDS = 16
 
 
@@ -191,29 +190,6 @@ class Retriever:
             self._embedder.encode(texts, question=question),
             self._embedder.count_tokens(texts, question=question),
         )
-
-
-def open_for_job(cluster: Cluster, collection: str, tenant: str | None) -> Retriever:
-    """A retriever for a job, which no key restricts: its spec says whose passages it may use.
-
-    Args:
-        cluster: As for `open_retriever`, which raises more.
-        collection: Its name.
-        tenant: This one's passages and nobody's; ``*`` for all; None where the collection has no tenants.
-
-    Raises:
-        InputError: It has tenants and none is named, or it has none and one is.
-    """
-    retriever = open_retriever(cluster, collection)
-    has_tenants = retriever.snapshot is not None and retriever.snapshot.tenant_field is not None
-    if has_tenants and tenant is None:
-        raise InputError(
-            f"the passages of {collection!r} belong to tenants, and the spec doesn't say whose it may use",
-            remedy="add `tenant: NAME`, or `tenant: '*'` if whoever gets the result may see them all",
-        )
-    if tenant is not None and not has_tenants:
-        raise InputError(f"{collection!r} was indexed without tenants", remedy="leave `tenant` out")
-    return retriever if tenant in (None, ALL_TENANTS) else retriever.restricted_to(tenant)
 
 
 def open_retriever(

@@ -14,12 +14,11 @@ from unit.retrieval.contract import COLLECTION, TEXTS, ident, terms
 
 from tandem.artifacts.manifest import write_manifest
 from tandem.errors import InputError, ModelError, NotFoundError
-from tandem.retrieval import embedding
-from tandem.retrieval import retriever as retrieving
+from tandem.retrieval import embedding, tenants
 from tandem.retrieval.chunk_ids import pack, union
 from tandem.retrieval.embedded import EdgeStore
 from tandem.retrieval.prompts import Prompts
-from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder, open_for_job
+from tandem.retrieval.retriever import Retriever, _check_comparable, _question_embedder
 from tandem.retrieval.snapshot import FILE, IndexSnapshot, find_snapshot, made_by, snapshot_id, write_snapshot
 from tandem.retrieval.store import Point
 from tandem.specs.search import RerankSpec, SearchSpec
@@ -99,8 +98,8 @@ def test_a_job_sees_the_passages_of_the_tenant_that_its_spec_names(
     seen: set[str | None],
 ) -> None:
     retriever.snapshot = snapshot(COLLECTION, tenant_field=field)
-    monkeypatch.setattr(retrieving, "open_retriever", lambda cluster, collection: retriever)
-    opened = open_for_job(make_cluster(tmp_path), COLLECTION, tenant)
+    monkeypatch.setattr(tenants, "open_retriever", lambda cluster, collection: retriever)
+    opened = tenants.open_for_job(make_cluster(tmp_path), COLLECTION, tenant)
     (passages,) = opened.search(["owl"], SearchSpec(top_k=10))
     assert {passage.tenant for passage in passages} == seen
 
@@ -117,9 +116,9 @@ def test_a_job_must_say_whose_passages_and_only_where_they_are_somebodys(
     says: str,
 ) -> None:
     retriever.snapshot = snapshot(COLLECTION, tenant_field=field)
-    monkeypatch.setattr(retrieving, "open_retriever", lambda cluster, collection: retriever)
+    monkeypatch.setattr(tenants, "open_retriever", lambda cluster, collection: retriever)
     with pytest.raises(InputError, match=says):
-        open_for_job(make_cluster(tmp_path), COLLECTION, tenant)
+        tenants.open_for_job(make_cluster(tmp_path), COLLECTION, tenant)
 
 
 def test_a_filter_narrows(retriever: Retriever) -> None:

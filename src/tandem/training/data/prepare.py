@@ -147,7 +147,7 @@ def _located(uri: str, context: JobContext) -> str:
 
 
 def _open_retriever(cluster: Cluster, spec: RetrievalAugmentedSpec) -> Retriever:
-    from tandem.retrieval.retriever import open_for_job
+    from tandem.retrieval.tenants import open_for_job
 
     return open_for_job(cluster, spec.collection, spec.tenant)
 
