@@ -80,6 +80,8 @@ def compare_documents(docs: Path, qa: Path, options: CompareOptions, *, connect:
         raise NotFoundError("no such folder of documents", where=str(docs), remedy="check --docs")
     if not qa.is_file():
         raise NotFoundError("no such file of questions", where=str(qa), remedy="check --qa")
+    if faults := missing_inputs({"kind": "index", "sources": [{"uri": str(docs)}]}, where="--docs"):
+        raise InvalidSpecError(faults)
     client = connect()
     storage = client.cluster.storage
     quarantine = storage / "compare" / "quarantine.jsonl"

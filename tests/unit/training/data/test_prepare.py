@@ -12,7 +12,7 @@ from tandem.artifacts.job import JobContext
 from tandem.data.splits import question_key
 from tandem.data.train_rows import SELECTION_ROWS, TRAIN_ROWS, key_bits, read_answers, read_keys, scan_asked
 from tandem.errors import DataError
-from tandem.retrieval import retriever as retrieval
+from tandem.retrieval import tenants
 from tandem.retrieval.retriever import Passage
 from tandem.specs.finetune import FinetuneSpec
 from tandem.specs.search import SearchSpec
@@ -104,7 +104,7 @@ def test_questions_get_passages_of_the_live_collection(
     context: JobContext, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeRetriever()
-    monkeypatch.setattr(retrieval, "open_retriever", lambda cluster, collection: fake)
+    monkeypatch.setattr(tenants, "open_retriever", lambda cluster, collection: fake)
     spec = finetune_spec(
         context.dir / "t.jsonl",
         [*ROWS, {"text": "The quick brown fox"}],
@@ -146,7 +146,7 @@ def test_no_training_prompt_holds_a_document_that_is_held_out(
 ) -> None:
     rows = [{**row, "source": f"{row['id']}.md"} for row in ROWS]
     passages = [passage(f"page {n} says answer{n}", f"r{n}.md") for n in range(10)]
-    monkeypatch.setattr(retrieval, "open_retriever", lambda cluster, collection: OneForAll(*passages))
+    monkeypatch.setattr(tenants, "open_retriever", lambda cluster, collection: OneForAll(*passages))
     other = context.dir / "eval.jsonl"
     other.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     spec = finetune_spec(
@@ -173,7 +173,7 @@ def test_where_all_share_a_document_training_keeps_its_passages_but_those_that_a
     context: JobContext, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passages = [passage(f"page {n} says answer{n}", "gold.md") for n in range(10)]
-    monkeypatch.setattr(retrieval, "open_retriever", lambda cluster, collection: OneForAll(*passages))
+    monkeypatch.setattr(tenants, "open_retriever", lambda cluster, collection: OneForAll(*passages))
     retrieving = {"collection": "c", "passages": 4, "without_gold": 0.0}
     prepared = prepare(finetune_spec(context.dir / "t.jsonl", ROWS, retrieval=retrieving), context, tokenizer)
     assert prepared.eval is not None
