@@ -10,6 +10,7 @@
     │   ├── NotFoundError          a job, collection or artifact by a name that doesn't exist
     │   └── ConflictError          what was asked doesn't fit how things stand: a job that has ended can't be stopped
     ├── JobFailedError          1  a job that ended in FAILED or STOPPED
+    ├── NotPromotedError        1  a version of a model that the comparisons don't let take over
     ├── OutOfMemoryError        1  a worker needed more memory than there is
     ├── DiskFullError           1  there is no room to write what a job has made
     ├── WorkerLostError         1  a worker went away, or the machine under it
@@ -106,6 +107,10 @@ class ConflictError(InputError):
 
 class JobFailedError(TandemError):
     """A job ended in FAILED or STOPPED."""
+
+
+class NotPromotedError(TandemError):
+    """The comparisons don't let a version of a model take over; nothing has changed."""
 
 
 class OutOfMemoryError(TandemError):

@@ -6,13 +6,16 @@ The tests run in order: each stands on what the one before left, as a user's ses
 from __future__ import annotations
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import openai
 import psutil
 import pytest
+from stand_ins.documents import eventually
 
 from tandem.orchestrator.local import Marks
 from tandem.orchestrator.processes import marked
@@ -166,6 +169,44 @@ def test_what_can_change_while_it_runs_costs_no_replica(home: Home) -> None:
     assert isinstance(asked, dict)
     assert len(asked["citations"]) == 1
     assert replicas() == before
+
+
+def test_a_compared_version_is_tried_promoted_and_taken_back_while_it_serves(home: Home) -> None:
+    api = client(home)
+    asked: list[tuple[float, str]] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            question = [{"role": "user", "content": f"How deep is Corran, {len(asked)}?"}]
+            answer = api.chat.completions.create(model="harbours", messages=question, max_tokens=2)  # type: ignore[arg-type]
+            asked.append((time.monotonic(), answer.model))
+
+    def heard_since(begun: float, models: set[str]) -> bool:
+        return {model for at, model in asked if at > begun} == models
+
+    with ThreadPoolExecutor(1) as pool:
+        # Whatever fails meanwhile is raised at the end.
+        asking = pool.submit(ask)
+        try:
+            (version,) = home.json("models")  # type: ignore[misc]
+            assert (version["name"], version["serving"]) == ("harbours-raft", [{"app": "rag", "share": 0.0}])
+            change = home.json("promote", "harbours-raft", "--canary", "0.5")
+            assert isinstance(change, dict)
+            begun = time.monotonic()
+            assert change["standing"]["against"]["what"] == "the base model"
+            assert eventually(lambda: heard_since(begun, {"harbours", "harbours-raft-canary"}), within_s=60)
+            home.tandem("promote", "harbours-raft")
+            begun = time.monotonic()
+            assert home.json("models")[0]["serving"] == [{"app": "rag", "share": 1.0}]  # type: ignore[index]
+            assert eventually(lambda: heard_since(begun, {"harbours"}), within_s=60)
+            assert "before: harbours-raft-" in home.tandem("rollback", "harbours-raft")
+        finally:
+            over.set()
+        asking.result(timeout=60)
+    acts = [release["act"] for release in home.json("releases", "rag")]  # type: ignore[attr-defined]
+    assert acts[:3] == ["rollback", "promote", "canary"]
+    assert home.json("models")[0]["serving"] == [{"app": "rag", "share": 0.0}]  # type: ignore[index]
 
 
 def test_endpoint_refuses_a_wrong_key(home: Home) -> None:

@@ -23,6 +23,8 @@ from tandem.models.engines.transformers import TransformersEngine
 from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.processes import free_port
 from tandem.orchestrator.ray_jobs import HttpRayJobs
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.releases import Releases
 from tandem.retrieval import embedding
 from tandem.retrieval.embedding import Embedder
 from tandem.specs import IndexSpec
@@ -151,7 +153,7 @@ def test_the_endpoint_answers_from_a_replica_on_the_gpu(
     }
     hashed = {hashlib.sha256(ray_cluster.api_key().encode()).hexdigest(): "*"}
     (ray_cluster.storage / "api-keys.json").write_text(json.dumps(hashed))
-    deployer = Deployer(ray_cluster, HttpRayJobs(ray_cluster))
+    deployer = Deployer(ray_cluster, HttpRayJobs(ray_cluster), Releases(Records(ray_cluster.database_url).database))
     application = {"name": APP, "route_prefix": "/", "import_path": "tandem.serving.app:build", "args": args}
     deployer.deploy({"applications": [application]})
 

@@ -34,6 +34,8 @@ from tandem.models.engines.hardware import vllm_obstacle
 from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.processes import free_port
 from tandem.orchestrator.ray_jobs import HttpRayJobs
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.releases import Releases
 from tandem.serving.openapi import document
 from tandem.specs.compare import EngineSpec
 
@@ -93,10 +95,13 @@ def deployed(request: pytest.FixtureRequest, indexed: Cluster, endpoint_models: 
         "engine": {"name": request.param, "max_model_len": 512},
         "limits": {"default_max_tokens": 16},
     }
-    application = Deployed(f"http://127.0.0.1:{port}", Deployer(indexed, HttpRayJobs(indexed)), args)
+    records = Records(indexed.database_url)
+    deployer = Deployer(indexed, HttpRayJobs(indexed), Releases(records.database))
+    application = Deployed(f"http://127.0.0.1:{port}", deployer, args)
     application.deploy()
     yield application
     serve.delete(APP)
+    records.close()
     assert eventually(lambda: not engine_processes(indexed.storage), within_s=60), "vLLM outlives its replica"
 
 

@@ -14,8 +14,6 @@ from typer.testing import CliRunner, Result
 
 from tandem.cli.client import Client
 from tandem.cli.main import app
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.server.app import create_app
 
 
@@ -60,8 +58,7 @@ class Shell:
             assert self.meanwhile is not None, "a job is followed for which nothing happens"
             self.meanwhile()
 
-        cluster = self.world.cluster
-        deployer = Deployer(cluster, HttpRayJobs(cluster, transport=httpx.MockTransport(self.serve)))
+        deployer = self.world.deployer(self.serve)
         server = create_app(self.world.records, self.world.orchestrator, deployer, self.world.keys(), pause=pause)
         calls = TestClient(server)
 

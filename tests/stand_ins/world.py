@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tandem.config.cluster import Cluster
 from tandem.orchestrator.controller import Policy
+from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.fake_ray import FakeRayJobs
 from tandem.orchestrator.jobs import Job
+from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.releases import Releases
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys
 from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import State
@@ -54,6 +60,11 @@ class World:
                 self.write(job, "result.json", {})
                 self.ray.set(job.submission_id, "SUCCEEDED", printed=f"{job.name} is done\n")
         self.orchestrator.step()
+
+    def deployer(self, serve: Callable[[httpx.Request], httpx.Response]) -> Deployer:
+        """One whose calls a stand-in for Ray's dashboard answers."""
+        ray = HttpRayJobs(self.cluster, transport=httpx.MockTransport(serve))
+        return Deployer(self.cluster, ray, Releases(self.records.database, clock=lambda: self.now))
 
     def keys(self) -> ServerKeys:
         return ServerKeys(self.cluster.storage / SERVER_KEYS, "secret-key", "ada")

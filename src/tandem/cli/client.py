@@ -115,8 +115,7 @@ class Client:
 
     def plan(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
         """What would become of each step of a pipeline: step, kind, needs, does, job."""
-        data: list[dict[str, Any]] = self._request("POST", "/jobs/plan", json={"spec": spec}).json()
-        return data
+        return self._list("POST", "/jobs/plan", json={"spec": spec})
 
     def jobs(self, *, limit: int | None = None, **filters: Any) -> list[dict[str, Any]]:
         """Jobs in the order of their submission.
@@ -228,8 +227,7 @@ class Client:
 
     def keys(self) -> list[dict[str, Any]]:
         """For whom there are keys."""
-        data: list[dict[str, Any]] = self._request("GET", "/keys").json()
-        return data
+        return self._list("GET", "/keys")
 
     def add_key(self, name: str, role: str) -> dict[str, Any]:
         """Make a key; `key` is told this once."""
@@ -239,22 +237,39 @@ class Client:
         """Take a key back."""
         return self._json("DELETE", f"/keys/{_part(name)}")
 
-    def deploy(self, config: dict[str, Any]) -> list[str]:
-        """Hand a Serve config over; returns the applications' names without waiting for them."""
-        response = self._json("PUT", "/apps", json={"config": config}, timeout=SERVE_CALL_TIMEOUT_S)
-        return [str(name) for name in response["applications"]]
+    def deploy(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Hand a Serve config over, without waiting: `applications` by name, and `notes`."""
+        return self._json("PUT", "/apps", json={"config": config}, timeout=SERVE_CALL_TIMEOUT_S)
 
     def apps(self) -> list[dict[str, Any]]:
         """Every application that Ray Serve has."""
-        data: list[dict[str, Any]] = self._request("GET", "/apps", timeout=SERVE_CALL_TIMEOUT_S).json()
-        return data
+        return self._list("GET", "/apps", timeout=SERVE_CALL_TIMEOUT_S)
 
     def undeploy(self, name: str) -> None:
         """Take an application down."""
         self._request("DELETE", f"/apps/{_part(name)}", timeout=SERVE_CALL_TIMEOUT_S)
 
+    def releases(self, app: str, limit: int) -> list[dict[str, Any]]:
+        """What an endpoint was told to answer with, the newest first."""
+        data: list[dict[str, Any]] = self._request(
+            "GET", f"/apps/{_part(app)}/releases", params={"limit": limit}
+        ).json()
+        return data
+
+    def models(self) -> list[dict[str, Any]]:
+        """Every version of every fine-tuned model."""
+        return self._list("GET", "/models", timeout=SERVE_CALL_TIMEOUT_S)
+
+    def move(self, model: str, action: str, **wanted: Any) -> dict[str, Any]:
+        """`promote` a version of a model (version, app, canary, force, dry_run), or `rollback` (app, dry_run)."""
+        return self._json("POST", f"/models/{_part(model)}/{action}", json=wanted, timeout=SERVE_CALL_TIMEOUT_S)
+
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         data: dict[str, Any] = self._request(method, path, **options).json()
+        return data
+
+    def _list(self, method: str, path: str, **options: Any) -> list[dict[str, Any]]:
+        data: list[dict[str, Any]] = self._request(method, path, **options).json()
         return data
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:

@@ -90,13 +90,14 @@ def _register() -> None:
         job_commands,
         job_views,
         key_commands,
+        model_commands,
         report_commands,
         serve_commands,
         spec_commands,
     )
 
     modules = (cluster_commands, spec_commands, job_commands, job_views, index_commands, serve_commands)
-    for module in (*modules, compare_commands, report_commands, key_commands):
+    for module in (*modules, model_commands, compare_commands, report_commands, key_commands):
         module.register(app)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tandem.cli.follow import wait_for_app
+from tandem.cli.output import note
 from tandem.errors import InvalidSpecError
 
 # From a start on a cold disk to a loaded model: vLLM took 87 s on two cores.
@@ -55,7 +56,10 @@ def deploy_and_wait(client: Client, config: dict[str, Any], *, timeout_s: float 
         TandemError: One didn't start.
     """
     before = {app["name"]: app["deployed_at"] for app in client.apps()}
-    names = client.deploy(config)
+    handed = client.deploy(config)
+    for line in handed["notes"]:
+        note(line)
+    names = handed["applications"]
     if timeout_s is not None:
         for name in names:
             wait_for_app(client, name, timeout_s=timeout_s, before=before.get(name, 0.0))

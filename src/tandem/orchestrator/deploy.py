@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
-from tandem.artifacts.manifest import latest, read_manifest
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import InputError, NotFoundError, TandemError, UnreachableError
 from tandem.models.loading import adapter_path, model_path_here
 from tandem.models.lora import adapter_rank, check_fits
-from tandem.orchestrator.in_place import in_place
+from tandem.orchestrator.app_status import AppStatus, cause_line, judge
+from tandem.orchestrator.in_place import in_place, present_spec, without_taken_over
+from tandem.orchestrator.pins import Pins
 from tandem.orchestrator.ray_jobs import HttpRayJobs
+from tandem.orchestrator.releases import Cause, Releases
+from tandem.specs.rag import RagSpec
 
 APPLICATIONS = "/api/serve/applications/"
 # The first call starts Serve's controller.
 SERVE_TIMEOUT_S = 60.0
-# What Serve says of a deployment whose replica raised in its constructor; it goes on trying for minutes.
-REPLICA_FAILED = ("failed to start", "Exception raised in", "constructor failed")
-
-Verdict = Literal["running", "waiting", "failed"]
-
-
-@dataclass(frozen=True)
-class AppStatus:
-    """How an application stands.
-
-    Attributes:
-        name: Of the application.
-        state: Ray Serve's word for it.
-        verdict: Ours: Serve calls a version that can't start DEPLOYING for a long time.
-        message: Why, in one line.
-        url: Where it answers.
-        deployed_at: Seconds since the epoch of the last deploy, by which a new version is told from the old one.
-        replicas: Running replicas by deployment.
-    """
-
-    name: str
-    state: str
-    verdict: Verdict
-    message: str
-    url: str
-    deployed_at: float
-    replicas: dict[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
 
 
 def merged(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,67 +53,17 @@ def clashes(config: Mapping[str, Any]) -> list[str]:
     return sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1})
 
 
-def judge(current: Mapping[str, Any], name: str, endpoint_url: str) -> AppStatus:
-    """What Serve's details of an application come to.
+@dataclass(frozen=True)
+class Handed:
+    """What a deploy handed to Ray Serve.
 
-    Args:
-        current: What Serve's GET returned.
-        name: An application in it.
-        endpoint_url: Where Serve listens.
+    Attributes:
+        names: Of its applications.
+        notes: What else is to be known, a line each.
     """
-    details: Mapping[str, Any] = current["applications"][name]
-    state = str(details.get("status", "NOT_STARTED"))
-    deployments: Mapping[str, Any] = details.get("deployments") or {}
-    messages = [str(deployment.get("message") or "") for deployment in deployments.values()]
-    broken = [text for text in messages if any(sign in text for sign in REPLICA_FAILED)]
-    verdict: Verdict = "waiting"
-    message = str(details.get("message") or "")
-    proxies = [str(proxy.get("status")) for proxy in (current.get("proxies") or {}).values()]
-    if state == "RUNNING" and proxies and "HEALTHY" not in proxies:
-        # Replicas that nobody can reach: Serve calls that RUNNING.
-        message = f"Ray Serve's HTTP proxy is {', '.join(proxies)}"
-    elif state == "RUNNING":
-        verdict = "running"
-    elif state in ("DEPLOY_FAILED", "UNHEALTHY") or broken:
-        verdict, message = "failed", (broken or [message])[0]
-    return AppStatus(
-        name=name,
-        state=state,
-        verdict=verdict,
-        message=cause_line(message),
-        url=endpoint_url.rstrip("/") + str(details.get("route_prefix") or "/").rstrip("/"),
-        deployed_at=float(details.get("last_deployed_time_s") or 0.0),
-        replicas={
-            key: sum(replica.get("state") == "RUNNING" for replica in deployment.get("replicas") or [])
-            for key, deployment in deployments.items()
-        },
-    )
 
-
-def cause_line(message: str) -> str:
-    """The line of a message that says why: of a traceback the exception, else the first."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if not lines:
-        return ""
-    raised = [line for line in lines if line.split(":")[0].split(".")[-1].endswith(("Error", "Exception"))]
-    return (raised[-1] if raised and "Traceback" in message else lines[0])[:500]
-
-
-def pin_artifacts(value: Any, cluster: Cluster) -> Any:
-    """A config with each ``artifact:NAME`` made ``artifact:NAME@ID``.
-
-    A config that says the same as before changes nothing for Serve, so a newer artifact must show in it.
-
-    Raises:
-        NotFoundError: No job of that name has made anything.
-    """
-    if isinstance(value, dict):
-        return {key: pin_artifacts(item, cluster) for key, item in value.items()}
-    if isinstance(value, list):
-        return [pin_artifacts(item, cluster) for item in value]
-    if isinstance(value, str) and value.startswith("artifact:") and "@" not in value:
-        return f"{value}@{read_manifest(latest(cluster.storage, value.removeprefix('artifact:'))).id}"
-    return value
+    names: list[str]
+    notes: list[str]
 
 
 class Deployer:
@@ -150,42 +72,91 @@ class Deployer:
     Args:
         cluster: Which one.
         ray: Carries the calls.
+        releases: Where it is written down what endpoints answer with.
         check: Called before each change; raises where another server is to make it.
     """
 
-    def __init__(self, cluster: Cluster, ray: HttpRayJobs, *, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, cluster: Cluster, ray: HttpRayJobs, releases: Releases, *, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._cluster = cluster
         self.ray = ray
+        self.releases = releases
         # A PUT says what all of Serve is to be: two that read the same state would undo each other. So one server alone
         # changes it, one change after another.
         self._check = check
         self._changing = threading.Lock()
 
-    def deploy(self, config: Mapping[str, Any]) -> list[str]:
-        """Deploy a config's applications beside those that are there; returns their names without waiting for them.
+    def deploy(self, config: Mapping[str, Any], *, by: str = "") -> Handed:
+        """Deploy a config's applications beside those that are there, without waiting for them.
+
+        An `artifact:NAME` means its newest version, or the promoted one where one was promoted in that application.
+
+        Args:
+            config: A Serve config.
+            by: Whose key it was sent with.
 
         Raises:
             ConflictError: Another server acts.
+            DatabaseError: The job records can't be used now.
             InputError: Serve refuses the config, or two applications want the same route.
             ModelError: An adapter for a running application is none of its base model; nothing has changed.
             NotFoundError: There is no such adapter or artifact.
             UnreachableError: Serve doesn't answer.
         """
-        pinned = pin_artifacts(dict(config), self._cluster)
+        pins = Pins(self._cluster.storage, self.releases)
+        applications = [pins.pinned(application) for application in config["applications"]]
+        with self._changing:
+            self._tell(self._current(), {**config, "applications": applications}, Cause(by=by))
+        return Handed([str(application["name"]) for application in applications], pins.notes)
+
+    def change(self, name: str, decide: Callable[[RagSpec], tuple[RagSpec, Cause]]) -> None:
+        """Have an endpoint answer otherwise; all else of its config stays.
+
+        Args:
+            name: The application's.
+            decide: From what it answers with now to what it shall answer with; nobody else changes it meanwhile.
+
+        Raises:
+            NotFoundError: No endpoint of that name is deployed.
+            TandemError: As `deploy`, and what `decide` raises; nothing has changed then.
+        """
         with self._changing:
             current = self._current()
-            applications = [
-                in_place(current, self._with_storage(application), self._largest_rank)
-                for application in pinned["applications"]
-            ]
-            wanted = merged(current, {**pinned, "applications": applications})
-            if taken := clashes(wanted):
-                raise InputError(
-                    f"two applications have the route {', '.join(taken)}",
-                    remedy="give one another `route_prefix`, or `tandem undeploy` the other",
-                )
-            self._put(wanted)
-        return [str(application["name"]) for application in config["applications"]]
+            config = deployed(current).get(name, {})
+            spec = present_spec(config)
+            if spec is None:
+                raise no_such_endpoint(name, _endpoints(current))
+            after, cause = decide(spec)
+            application = {**without_taken_over(config), "args": after.canonical()}
+            self._tell(current, {"applications": [application]}, cause)
+
+    def endpoints(self) -> dict[str, RagSpec]:
+        """What each application of ours answers with."""
+        return _endpoints(self._current())
+
+    def _tell(self, current: Mapping[str, Any], wanted: Mapping[str, Any], cause: Cause) -> None:
+        applications = [
+            in_place(current, self._with_storage(application), self._largest_rank)
+            for application in wanted["applications"]
+        ]
+        whole = merged(current, {**wanted, "applications": applications})
+        if taken := clashes(whole):
+            raise InputError(
+                f"two applications have the route {', '.join(taken)}",
+                remedy="give one another `route_prefix`, or `tandem undeploy` the other",
+            )
+        self._check()
+        before = _endpoints(current)
+        after = {str(each["name"]): present_spec(each) for each in applications}
+        begun = [
+            self.releases.begin(name, spec, cause)
+            for name, spec in after.items()
+            if spec is not None and spec != before.get(name)
+        ]
+        self._put(whole)
+        for number in begun:
+            self.releases.done(number)
 
     def undeploy(self, name: str) -> None:
         """Take one application down.
@@ -199,6 +170,7 @@ class Deployer:
             if name not in present:
                 known = ", ".join(sorted(present)) or "none"
                 raise NotFoundError(f"no application {name!r} is deployed", remedy=f"deployed now: {known}")
+            self._check()
             self._put({"applications": [config for other, config in present.items() if other != name]})
 
     def status(self) -> list[AppStatus]:
@@ -231,7 +203,6 @@ class Deployer:
         return data
 
     def _put(self, config: Mapping[str, Any]) -> None:
-        self._check()
         body = {**config, **self._options(config)}
         response = self.ray.call("PUT", APPLICATIONS, json=body, timeout=SERVE_TIMEOUT_S)
         if response.status_code == 400:
@@ -249,3 +220,14 @@ class Deployer:
             options |= {"host": endpoint.hostname, "port": endpoint.port}
             return {"http_options": options, "proxy_location": "HeadOnly"}
         return {"http_options": options} if options else {}
+
+
+def no_such_endpoint(name: str, known: Iterable[str]) -> NotFoundError:
+    """What is said of a name under which no application of ours is deployed."""
+    there = ", ".join(sorted(known)) or "none"
+    return NotFoundError(f"no endpoint {name!r} is deployed", remedy=f"deployed now: {there}; `tandem deploy FILE`")
+
+
+def _endpoints(current: Mapping[str, Any]) -> dict[str, RagSpec]:
+    specs = {name: present_spec(config) for name, config in deployed(current).items()}
+    return {name: spec for name, spec in specs.items() if spec is not None}

@@ -59,6 +59,27 @@ def in_place(
     }
 
 
+def present_spec(config: Mapping[str, Any]) -> RagSpec | None:
+    """What an application of ours answers with, its `args` and what it took over since; None where it is none of ours.
+
+    Args:
+        config: An application's, of Ray Serve.
+    """
+    if config.get("import_path") != ENDPOINT:
+        return None
+    overridden = {each["name"]: each.get("user_config") or {} for each in config.get("deployments") or []}
+    try:
+        return RagSpec.model_validate({**(config.get("args") or {}), **overridden.get(INGRESS, {})})
+    except ValidationError:
+        return None
+
+
+def without_taken_over(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An application's config without what `in_place` had written into it; overrides of somebody's own stay."""
+    ours = any(each["name"] == INGRESS and "user_config" in each for each in config.get("deployments") or [])
+    return {key: value for key, value in config.items() if key != "deployments" or not ours}
+
+
 def _language_model(
     served: ServedAdapters | None, old: RagSpec, new: RagSpec, largest_rank: Callable[[str, Sequence[str]], int]
 ) -> dict[str, Any] | None:

@@ -83,6 +83,20 @@ class PipelineStepRow(Base):
     at: Mapped[float] = mapped_column(Float)
 
 
+class ReleaseRow(Base):
+    """What an application of ours was told to answer with; written before Ray Serve is told, `done` once it took it."""
+
+    __tablename__ = "releases"
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    app: Mapped[str] = mapped_column(String(200), index=True)
+    action: Mapped[str] = mapped_column(String(12))
+    at: Mapped[float] = mapped_column(Float)
+    by: Mapped[str] = mapped_column(String(64))
+    spec: Mapped[str] = mapped_column(Text)
+    facts: Mapped[str] = mapped_column(Text)
+    done: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
 class LeaseRow(Base):
     """Which server acts; one row.
 

@@ -23,6 +23,7 @@ from tandem.orchestrator.holder import Holder
 from tandem.orchestrator.lease import Lease, LeaseLostError
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.releases import Releases
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, account
 from tandem.orchestrator.settings import ServerSettings
 from tandem.server.app import create_app
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
     lease = Lease(records.database, Holder.this())
     orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules, lease=lease)
     keys = ServerKeys(cluster.storage / SERVER_KEYS, cluster.api_key(), account())
-    deployer = Deployer(cluster, ray, check=only_where_it_acts(orchestrator, records))
+    deployer = Deployer(cluster, ray, Releases(records.database), check=only_where_it_acts(orchestrator, records))
     app = create_app(records, orchestrator, deployer, keys)
     # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
     gc.freeze()

@@ -186,6 +186,7 @@ class Deployed(Answer):
     """Names of the applications that were handed over."""
 
     applications: list[str]
+    notes: list[str] = Field(description="what else is to be known, a line each")
 
 
 class Undeployed(Answer):

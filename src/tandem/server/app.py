@@ -14,6 +14,10 @@
     GET    /api/v1/jobs/ID/result
     PUT    /api/v1/packages/HASH        a working directory, zipped; GET says whether it is there
     PUT    /api/v1/apps                 a Serve config; GET lists, DELETE /api/v1/apps/NAME
+    GET    /api/v1/apps/NAME/releases   what it was told to answer with
+    GET    /api/v1/models               every version of every fine-tuned model
+    POST   /api/v1/models/NAME/promote  {version, app, canary, force, dry_run} → what changes
+    POST   /api/v1/models/NAME/rollback {app, dry_run} → what changes
     POST   /api/v1/keys                 {name, role} → the key; GET lists, DELETE /api/v1/keys/NAME
 
 Everything but /healthz wants `Authorization: Bearer KEY`. Viewers read, submitters also submit and end their own jobs,
@@ -41,6 +45,7 @@ from tandem.server.faults import add_schemas, documented, error_response, instal
 from tandem.server.guard import Guard
 from tandem.server.jobs import jobs_router
 from tandem.server.keys import keys_router
+from tandem.server.models import models_router
 from tandem.server.output import output_router
 from tandem.server.packages import packages_router
 
@@ -96,6 +101,7 @@ def create_app(
     api.include_router(output_router(records, orchestrator, pause))
     api.include_router(packages_router(orchestrator.packages))
     api.include_router(apps_router(deployer))
+    api.include_router(models_router(orchestrator.cluster.storage, deployer))
     api.include_router(keys_router(keys))
 
     @api.get("/status", responses=documented(), tags=["server"])

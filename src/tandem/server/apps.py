@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from tandem.errors import ConflictError
@@ -14,10 +14,14 @@ from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.lease import LeaseLostError
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.roles import KeyHolder
 from tandem.server import answers
 from tandem.server.bodies import Body
 from tandem.server.faults import documented
 from tandem.server.guard import admin_of
+from tandem.server.model_answers import ReleaseView, release_view
+
+MAX_RELEASES = 1000
 
 
 class Application(BaseModel):
@@ -66,10 +70,11 @@ def apps_router(deployer: Deployer) -> APIRouter:
     """Applications."""
     router = APIRouter(prefix="/apps", tags=["applications"])
 
-    @router.put("", responses=documented(400, 403, 404, 409, 413, 422, 502), dependencies=[Depends(admin_of)])
-    def deploy(body: Deployment) -> answers.Deployed:
+    @router.put("", responses=documented(400, 403, 404, 409, 413, 422, 502))
+    def deploy(body: Deployment, caller: Annotated[KeyHolder, Depends(admin_of)]) -> answers.Deployed:
         """Hand a Serve config over; what is deployed under other names stays."""
-        return answers.Deployed(applications=deployer.deploy(body.config.model_dump(exclude_unset=True)))
+        handed = deployer.deploy(body.config.model_dump(exclude_unset=True), by=caller.name)
+        return answers.Deployed(applications=handed.names, notes=handed.notes)
 
     @router.get("", responses=documented(502))
     def applications() -> list[answers.App]:
@@ -81,5 +86,12 @@ def apps_router(deployer: Deployer) -> APIRouter:
         """Take an application down."""
         deployer.undeploy(name)
         return answers.Undeployed(name=name)
+
+    @router.get("/{name}/releases", responses=documented(422))
+    def releases(
+        name: Annotated[str, Path()], limit: Annotated[int, Query(ge=1, le=MAX_RELEASES)] = 20
+    ) -> list[ReleaseView]:
+        """What an endpoint was told to answer with, by whom and on what grounds, the newest first."""
+        return [release_view(each) for each in deployer.releases.of(name, limit=limit)]
 
     return router

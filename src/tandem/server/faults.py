@@ -21,6 +21,7 @@ from tandem.errors import (
     InputError,
     InvalidSpecError,
     NotFoundError,
+    NotPromotedError,
     SpecError,
     TandemError,
     UnreachableError,
@@ -34,6 +35,7 @@ RETRY_AFTER_S = 5
 STATUSES: tuple[tuple[type[TandemError], int], ...] = (
     (NotFoundError, 404),
     (ConflictError, 409),
+    (NotPromotedError, 409),
     (DatabaseError, 503),
     (ForbiddenError, 403),
     (AuthError, 502),  # what refused us is Ray: a caller's own key is looked at before

@@ -16,6 +16,7 @@ from tandem.serving.answer_cache import CachedGenerate
 from tandem.serving.answers import Answer, CitedPassage, Embed, Generate, Piece, Search, Searched
 from tandem.serving.api_errors import bad_request, timed_out, unknown_model
 from tandem.serving.api_keys import Caller
+from tandem.serving.canary import routed
 from tandem.serving.condensing import condensed
 from tandem.serving.context import Prompt, fit, too_long
 from tandem.serving.merging import merged
@@ -81,7 +82,8 @@ class ChatService:
             ApiError: 400, 404 or 504; later ones come from the answer's pieces.
         """
         deadline = self._deadline()
-        adapter = self.adapter(request.model)
+        model = routed(self.spec, request.model, request.conversation)
+        adapter = self.adapter(model)
         if self._reads_passages:
             check_question(request)
         max_tokens = self._max_tokens(request, request.n)
@@ -91,13 +93,13 @@ class ChatService:
         searched = None if found is None else Searched(len(found), time.perf_counter() - begun)
         if found == [] and self.spec.conversation.nothing_found is not None:
             pieces = _said(self.spec.conversation.nothing_found, request.n)
-            return _answer("chatcmpl", request.model, pieces, request.n, [0], searched=searched)
+            return _answer("chatcmpl", model, pieces, request.n, [0], searched=searched)
         messages, passages, tokens = await self._before(deadline, self._prompt(request, found or [], max_tokens))
         generations = [_generation(request, messages, max_tokens, adapter, index) for index in range(request.n)]
         if self._reads_passages:
             generations = [replace(generation, documents=documents_of(found or [])) for generation in generations]
         pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
-        answer = _answer("chatcmpl", request.model, pieces, request.n, [tokens], passages=passages, searched=searched)
+        answer = _answer("chatcmpl", model, pieces, request.n, [tokens], passages=passages, searched=searched)
         self._log(answer, messages)
         return answer
 
@@ -108,7 +110,8 @@ class ChatService:
             ApiError: 400, 404 or 504; later ones come from the answer's pieces.
         """
         deadline = self._deadline()
-        adapter = self.adapter(request.model)
+        model = routed(self.spec, request.model, request.conversation)
+        adapter = self.adapter(model)
         if self._reads_passages:
             raise no_completions()
         max_tokens = self._max_tokens(request, request.n * len(request.prompts))
@@ -124,7 +127,7 @@ class ChatService:
             for index in range(request.n)
         ]
         pieces = self._pieces(generations, stream=request.stream, deadline=deadline)
-        answer = _answer("cmpl", request.model, pieces, request.n, counts)
+        answer = _answer("cmpl", model, pieces, request.n, counts)
         self._log(answer, request.prompts)
         return answer
 

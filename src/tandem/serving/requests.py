@@ -160,6 +160,11 @@ class ChatRequest(Sampling):
         return self.messages[-1].text
 
     @property
+    def conversation(self) -> str:
+        """The same for all requests of one conversation: its user, else its first user message."""
+        return self.user or next(message.text for message in self.messages if message.role == "user")
+
+    @property
     def passages(self) -> RetrievalOptions | None:
         """How to retrieve; None for an answer without retrieval."""
         if isinstance(self.retrieval, bool):
@@ -181,6 +186,11 @@ class CompletionRequest(Sampling):
     def prompts(self) -> list[str]:
         """One text or several; each has `n` choices."""
         return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def conversation(self) -> str:
+        """Whose text it is, else its beginning."""
+        return self.user or self.prompts[0]
 
     @property
     def wanted_tokens(self) -> int | None:

@@ -7,6 +7,25 @@ from pydantic import Field
 from tandem.specs.base import Name, Spec, Uri
 
 
+class AdapterSpec(Spec):
+    """A LoRA adapter over the base model."""
+
+    name: Name = Field(description="the request's `model` chooses it")
+    uri: Uri
+
+
+class CanarySpec(Spec):
+    """A share of what is asked of the application's own name, given to another adapter than `default_model`."""
+
+    model: Name = Field(description="one of the adapters; answers say in `model` that it gave them")
+    share: float = Field(
+        gt=0,
+        lt=1,
+        description="of the conversations, drawn by the request's `user`, or else by how the conversation begins: one "
+        "that goes on stays with whoever answered first",
+    )
+
+
 class LoraSpec(Spec):
     """Room for adapters that come while the endpoint runs; vLLM sets it aside when it starts.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from tandem.specs.adapters import LoraSpec, ServedAdapters
+from tandem.specs.adapters import AdapterSpec, CanarySpec, LoraSpec, ServedAdapters
 from tandem.specs.base import Name, PromptSpec, Spec, Uri
 from tandem.specs.compare import EngineSpec
 from tandem.specs.search import SearchSpec
@@ -17,16 +17,9 @@ EMBEDDER = "embedder"  # the collection's embedder's
 # May change while the application runs, through the Serve config's `user_config`; the rest needs new replicas, and so
 # do the places in these that the retriever was opened with.
 RECONFIGURABLE = frozenset(
-    {"adapters", "cache", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"}
+    {"adapters", "cache", "canary", "conversation", "default_model", "limits", "log_prompts", "prompt", "retriever"}
 )
 FIXED_IN_RECONFIGURABLE = ("retriever.collection", "retriever.rerank", "retriever.dtype", "cache.embeddings")
-
-
-class AdapterSpec(Spec):
-    """A LoRA adapter over the base model."""
-
-    name: Name = Field(description="the request's `model` chooses it")
-    uri: Uri
 
 
 class RetrieverSpec(SearchSpec):
@@ -199,6 +192,7 @@ class RagSpec(Spec):
     default_model: Name | None = Field(
         None, description="answers a request whose `model` is this spec's name; default: the base"
     )
+    canary: CanarySpec | None = None
     retriever: RetrieverSpec
     prompt: PromptSpec = PromptSpec()
     conversation: ConversationSpec = ConversationSpec()
@@ -242,6 +236,8 @@ class RagSpec(Spec):
         if self.default_model not in {None, BASE_MODEL, *adapters}:
             known = ", ".join([BASE_MODEL, *adapters])
             raise ValueError(f"default_model: {self.default_model!r} is none of {known}")
+        if self.canary is not None and self.canary.model not in adapters:
+            raise ValueError(f"canary.model: {self.canary.model!r} is none of the adapters: {', '.join(adapters)}")
         return self
 
     @model_validator(mode="after")

@@ -14,8 +14,6 @@ from stand_ins.shell import FakeServe, Shell
 
 import tandem
 from tandem.cli import doctor
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.server.app import create_app
 
 NODE = {"raylet": {"state": "ALIVE", "resourcesTotal": {"CPU": 4.0}}}
@@ -34,7 +32,7 @@ def examined(shell: Shell) -> tuple[int, dict[str, dict[str, Any]]]:
 
 def test_both_sides_are_looked_at(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     world = shell.world
-    deployer = Deployer(world.cluster, HttpRayJobs(world.cluster, transport=httpx.MockTransport(ray)))
+    deployer = world.deployer(ray)
     world.cluster.api_key_file.chmod(0o600)
     with serving(create_app(world.records, world.orchestrator, deployer, world.keys())) as url:
         replace(world.cluster, server_url=url).save()

@@ -21,20 +21,17 @@ from stand_ins.world import World, index_spec, make_cluster
 
 from tandem.errors import DatabaseError
 from tandem.orchestrator import database
-from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.holder import Holder
 from tandem.orchestrator.lease import Lease
 from tandem.orchestrator.pace import Pace
-from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
 from tandem.server.__main__ import loop
 from tandem.server.app import create_app
 
 
 def api(world: World) -> TestClient:
-    nothing = httpx.MockTransport(lambda _: httpx.Response(200, json={}))
-    deployer = Deployer(world.cluster, HttpRayJobs(world.cluster, transport=nothing))
+    deployer = world.deployer(lambda _: httpx.Response(200, json={}))
     app = create_app(world.records, world.orchestrator, deployer, world.keys())
     return TestClient(app, headers={"Authorization": "Bearer secret-key"}, raise_server_exceptions=False)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from stand_ins.world import make_cluster
 from tandem.artifacts.manifest import write_manifest
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import AuthError, InputError, ModelError, NotFoundError, UnreachableError
-from tandem.orchestrator.deploy import Deployer, cause_line, judge, merged
+from tandem.orchestrator.app_status import cause_line, judge
+from tandem.orchestrator.deploy import Deployer, merged
 from tandem.orchestrator.ray_jobs import HttpRayJobs
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.releases import Releases
 
 
 def app(name: str, route: str = "/", **args: Any) -> dict[str, Any]:
@@ -68,12 +72,19 @@ def serve() -> Serve:
 
 
 @pytest.fixture
-def deployer(cluster: Cluster, serve: Serve) -> Deployer:
-    return Deployer(cluster, HttpRayJobs(cluster, transport=httpx.MockTransport(serve)))
+def releases(cluster: Cluster) -> Iterator[Releases]:
+    records = Records(cluster.database_url)
+    yield Releases(records.database)
+    records.close()
+
+
+@pytest.fixture
+def deployer(cluster: Cluster, serve: Serve, releases: Releases) -> Deployer:
+    return Deployer(cluster, HttpRayJobs(cluster, transport=httpx.MockTransport(serve)), releases)
 
 
 def test_what_is_deployed_beside_stays_deployed(deployer: Deployer, serve: Serve) -> None:
-    assert deployer.deploy({"applications": [app("a", "/a", top_k=1)]}) == ["a"]
+    assert deployer.deploy({"applications": [app("a", "/a", top_k=1)]}).names == ["a"]
     deployer.deploy({"applications": [app("b", "/b")]})
     deployer.deploy({"applications": [app("a", "/a", top_k=2)]})
     assert {name: config["args"] for name, config in serve.apps.items()} == {"a": {"top_k": 2}, "b": {}}
@@ -81,9 +92,11 @@ def test_what_is_deployed_beside_stays_deployed(deployer: Deployer, serve: Serve
     assert list(serve.apps) == ["b"]
 
 
-def test_on_a_cluster_that_is_not_ours_only_what_we_deploy_is_told_the_storage(cluster: Cluster, serve: Serve) -> None:
+def test_on_a_cluster_that_is_not_ours_only_what_we_deploy_is_told_the_storage(
+    cluster: Cluster, serve: Serve, releases: Releases
+) -> None:
     attached = replace(cluster, local=False)
-    deployer = Deployer(attached, HttpRayJobs(attached, transport=httpx.MockTransport(serve)))
+    deployer = Deployer(attached, HttpRayJobs(attached, transport=httpx.MockTransport(serve)), releases)
     theirs = {"name": "theirs", "route_prefix": "/theirs", "import_path": "other:app"}  # Serve compares it word by word
     serve.apps = {"theirs": theirs}
     ours = {**app("a", "/a"), "runtime_env": {"env_vars": {"A": "1"}}}

@@ -9,8 +9,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from stand_ins.world import World, make_cluster
 
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import ServerKeys
 from tandem.server.app import create_app
@@ -40,7 +38,7 @@ def app(world: World, keys: ServerKeys) -> FastAPI:
     async def pause(_: float) -> None:
         world.turn()
 
-    deployer = Deployer(world.cluster, HttpRayJobs(world.cluster, transport=httpx.MockTransport(serve_down)))
+    deployer = world.deployer(serve_down)
     return create_app(world.records, world.orchestrator, deployer, keys, pause=pause)
 
 

@@ -17,6 +17,7 @@ from tandem.orchestrator.holder import Holder
 from tandem.orchestrator.lease import Lease
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
+from tandem.orchestrator.releases import Releases
 from tandem.server.app import create_app
 from tandem.server.apps import only_where_it_acts
 
@@ -37,7 +38,7 @@ def server(world: World, name: str, serve: FakeServe) -> Server:
     lease = Lease(records.database, Holder("", f"place-{name}", 1, "1", name))
     orchestrator = Orchestrator(records, world.ray, world.cluster, world.policy, world.rules, lease=lease)
     ray = HttpRayJobs(world.cluster, transport=httpx.MockTransport(serve))
-    deployer = Deployer(world.cluster, ray, check=only_where_it_acts(orchestrator, records))
+    deployer = Deployer(world.cluster, ray, Releases(records.database), check=only_where_it_acts(orchestrator, records))
     app = create_app(records, orchestrator, deployer, world.keys())
     return Server(orchestrator, TestClient(app, headers={"Authorization": "Bearer secret-key"}))
 

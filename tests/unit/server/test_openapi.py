@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 import schemathesis
 from fastapi import FastAPI
@@ -21,8 +20,6 @@ from stand_ins.shell import FakeServe
 from stand_ins.world import World, index_spec, make_cluster
 from starlette.types import Message
 
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import Role, ServerKeys
 from tandem.server.app import create_app
@@ -76,7 +73,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     async def pause(_: float) -> None:
         world.turn()
 
-    deployer = Deployer(cluster, HttpRayJobs(cluster, transport=httpx.MockTransport(FakeServe())))
+    deployer = world.deployer(FakeServe())
     keys = world.keys()
     app = create_app(world.records, world.orchestrator, deployer, keys, pause=pause)
     yield Served(world, keys, app, schemathesis.openapi.from_asgi("/openapi.json", app, headers=AUTHORIZED))

@@ -1,0 +1,96 @@
+"""Fine-tuned models as jobs leave them, and comparisons of them with real figures of simulated answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from stand_ins.comparisons import report_of, simulate
+
+from tandem.artifacts.manifest import write_manifest
+from tandem.evaluation.figures.scoring import write_parquet
+from tandem.evaluation.schema import to_json
+from tandem.retrieval.snapshot import IndexSnapshot, write_snapshot
+from tandem.specs.base import PromptSpec
+
+BASE = "hf:org/base"
+GOOD, MIDDLING, POOR = (0.9, 0.9, 0.0), (0.5, 0.5, 0.0), (0.05, 0.05, 0.0)
+PROMPT = PromptSpec().canonical()
+
+
+def make_model(
+    storage: Path, name: str, id: str, *, type: Any = "adapter", width: int = 4, prompt: Any = PROMPT, **meta: Any
+) -> Path:
+    """An artifact of a finetune job: an adapter of one matrix, or a whole model of none."""
+    folder = storage / "artifacts" / name / id
+    folder.mkdir(parents=True)
+    if type == "adapter":
+        (folder / "adapter_config.json").write_text(json.dumps({"r": 2}))
+        module = "base_model.model.layer"
+        save_file(
+            {f"{module}.lora_A.weight": np.ones((2, width), np.float32)}, str(folder / "adapter_model.safetensors")
+        )
+    else:
+        (folder / "config.json").write_text("{}")
+    facts = {"base_model": BASE, "task": "generation", "prompt": prompt, **meta}
+    write_manifest(folder, name=name, id=id, type=type, meta=facts)
+    return folder
+
+
+def compare(
+    storage: Path,
+    id: str,
+    *,
+    skill: Mapping[str, Any],
+    adapters: Mapping[str, str] | None = None,
+    questions: str = "5b",
+    index: str = "i-1",
+    **changes: Any,
+) -> Path:
+    """A comparison's artifact.
+
+    Args:
+        storage: The cluster's.
+        id: The job's.
+        skill: By arm, how often it is right: these are the arms.
+        adapters: By arm, the version that it asked; ``NAME@ID``.
+        questions: A byte in hex; another one: other questions.
+        index: The collection's snapshot.
+        changes: To the spec.
+    """
+    given = {"raft": "raft_adapter", "tuned_rag": "adapter"}
+    asked = {given[arm]: version for arm, version in (adapters or {}).items()}
+    fields: dict[str, Any] = {"model": BASE, "adapter": None, "raft_adapter": None, "bootstrap": 200}
+    fields |= {field: f"artifact:{version}" for field, version in asked.items()} | changes
+    inputs, runs = simulate(60, skill=skill, arms=list(skill), chance_seed=len(id), **fields)
+    trained = {
+        field: [{"uri": f"artifact:{version}", "id": version.partition("@")[2], "sha256": "d1" * 32}]
+        for field, version in asked.items()
+    }
+    searched = {"collection": inputs.spec.collection, "id": index}
+    inputs = replace(inputs, trained=trained, index=searched, split_sha256=questions * 32)
+    report, _ = report_of((inputs, runs))
+    folder = storage / "artifacts" / "comparison" / id
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(to_json(report.model_copy(update={"id": id})))
+    write_parquet([item for each in runs.values() for items in each for item in items], inputs.slices,
+                  folder / "items.parquet")  # fmt: skip
+    write_manifest(folder, name="comparison", id=id, type="report", meta={})
+    return folder
+
+
+def index(storage: Path, id: str, *, collection: str = "django") -> None:
+    """What an index job left of a collection; `id` is the snapshot's too."""
+    facts = dict.fromkeys(("batch_size", "dimension", "chunk_tokens", "chunk_overlap", "documents", "chunks"), 0)
+    snapshot = IndexSnapshot(
+        id=id, collection=collection, points=f"{collection}-1", embedder="e", embedder_sha256="", sparse=True,
+        tenant_field=None, **facts,
+    )  # fmt: skip
+    folder = storage / "artifacts" / "docs" / f"docs-{id}"
+    folder.mkdir(parents=True)
+    write_snapshot(folder, snapshot, name="docs", id=f"docs-{id}", figures=asdict(snapshot))

@@ -1,0 +1,374 @@
+"""What may take over from what is live, what becomes of the endpoint, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from stand_ins.models import BASE, GOOD, MIDDLING, POOR, PROMPT, compare, index, make_model
+from stand_ins.shell import FakeServe
+from stand_ins.world import World, make_cluster
+
+from tandem.errors import ConflictError, InputError, ModelError, NotFoundError, NotPromotedError
+from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.model_list import Serving, list_models
+from tandem.orchestrator.promoter import Promoter
+from tandem.orchestrator.records import Records
+from tandem.orchestrator.releases import Act
+from tandem.specs.rag import RagSpec
+
+
+class Bench:
+    """An endpoint over a base model, and what jobs have left beside it."""
+
+    def __init__(self, world: World) -> None:
+        self.storage = world.cluster.storage
+        self.serve = FakeServe()
+        self.deployer: Deployer = world.deployer(self.serve)
+        self.promoter = Promoter(self.storage, self.deployer)
+
+    def deploy(self, app: str = "rag", **changes: Any) -> list[str]:
+        args = {"kind": "rag", "name": "ask", "model": BASE, "retriever": {"collection": "django", "top_k": 3}}
+        config = {"name": app, "route_prefix": f"/{app}", "import_path": "tandem.serving.app:build"}
+        return self.deployer.deploy({"applications": [{**config, "args": {**args, **changes}}]}, by="ada").notes
+
+    def spec(self, app: str = "rag") -> RagSpec:
+        return self.deployer.endpoints()[app]
+
+    def answering(self, app: str = "rag") -> str:
+        """The URI of what answers when the application is asked by its own name."""
+        spec = self.spec(app)
+        return {each.name: each.uri for each in spec.adapters}.get(spec.default_model or "", spec.model)
+
+    def version(self, id: str, *, name: str = "tuned", skill: Any = GOOD, **changes: Any) -> None:
+        """A version, and a comparison of it with the base model's answers from passages."""
+        make_model(self.storage, name, id)
+        compare(self.storage, f"c-{id}", skill={"rag": MIDDLING, "raft": skill}, adapters={"raft": f"{name}@{id}"},
+                **changes)  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    world = World(make_cluster(tmp_path), Records(make_cluster(tmp_path).database_url))
+    made = Bench(world)
+    made.deploy()
+    yield made
+    world.records.close()
+
+
+def test_the_first_version_takes_over_from_the_base_model(bench: Bench) -> None:
+    bench.version("v-1")
+    change = bench.promoter.promote("tuned", None, by="grace")
+    assert bench.answering() == "artifact:tuned@v-1"
+    assert [each.name for each in bench.spec().adapters] == ["tuned"]
+    assert (change.app, change.version, change.was, change.changed) == (
+        "rag", "v-1", None, ("adapters", "default_model"),
+    )  # fmt: skip
+    assert change.standing is not None
+    assert (change.standing.report, change.standing.arm, change.standing.n) == ("c-v-1", "raft", 60)
+    against = change.standing.against
+    assert against is not None
+    assert against.what == "the base model"
+    assert 0.2 < against.ci95[0] < against.diff < against.ci95[1] < 0.7
+    first, deployed = bench.deployer.releases.of("rag")
+    assert (first.act, first.by, first.facts["forced"], first.facts["standing"]["report"]) == (
+        Act.PROMOTE, "grace", False, "c-v-1",
+    )  # fmt: skip
+    assert (deployed.act, deployed.by, deployed.spec["adapters"]) == (Act.DEPLOY, "ada", [])
+
+
+def test_what_answers_already_is_not_promoted_again(bench: Bench) -> None:
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+    with pytest.raises(ConflictError, match="v-1 answers there already"):
+        bench.promoter.promote("tuned", "v-1")
+
+
+@pytest.mark.parametrize("skill", [POOR, MIDDLING])
+def test_only_what_is_shown_to_be_worse_is_refused(bench: Bench, skill: Any) -> None:
+    bench.version("v-1", skill=skill)
+    if skill is MIDDLING:
+        assert bench.promoter.promote("tuned", None).refusals == ()
+        return
+    with pytest.raises(NotPromotedError, match=r"v-1 may not take over: it is worse: em -0\.\d+ .* the base model"):
+        bench.promoter.promote("tuned", None)
+    assert bench.answering() == BASE
+    forced = bench.promoter.promote("tuned", None, force=True, by="grace")
+    assert bench.answering() == "artifact:tuned@v-1"
+    assert len(forced.refusals) == 1
+    assert bench.deployer.releases.of("rag")[0].facts["forced"] is True
+
+
+def test_what_nobody_compared_is_refused(bench: Bench) -> None:
+    make_model(bench.storage, "tuned", "v-1")
+    # Asked without passages alone: as no endpoint asks.
+    compare(bench.storage, "c-1", skill={"base": POOR, "tuned": GOOD}, adapter="artifact:tuned@v-1")
+    with pytest.raises(NotPromotedError, match="no comparison has asked it with passages"):
+        bench.promoter.promote("tuned", None)
+
+
+@pytest.mark.parametrize(("skill", "may"), [(GOOD, True), (POOR, False)])
+def test_a_version_is_held_against_the_one_that_is_live(bench: Bench, skill: Any, may: bool) -> None:
+    bench.version("v-1", skill=MIDDLING)
+    bench.promoter.promote("tuned", None)
+    bench.version("v-20", skill=skill)
+    # Two comparisons of the same questions: tests are paired over both.
+    change = bench.promoter.promote("tuned", None, dry_run=True)
+    assert change.standing is not None
+    assert change.standing.against is not None
+    assert change.standing.against.what == "v-1"
+    assert (change.standing.against.diff > 0, change.refusals == ()) == (may, may)
+    assert bench.answering() == "artifact:tuned@v-1"
+    if may:
+        assert bench.promoter.promote("tuned", "v-20").was == "v-1"
+        assert bench.answering() == "artifact:tuned@v-20"
+        assert [each.name for each in bench.spec().adapters] == ["tuned"]
+
+
+def test_both_in_one_comparison(bench: Bench) -> None:
+    bench.version("v-1", skill=MIDDLING)
+    bench.promoter.promote("tuned", None)
+    make_model(bench.storage, "tuned", "v-2")
+    asked = {"tuned_rag": "tuned@v-1", "raft": "tuned@v-2"}
+    compare(bench.storage, "both", skill={"tuned_rag": MIDDLING, "raft": GOOD}, adapters=asked, questions="77")
+    against = bench.promoter.promote("tuned", "v-2").standing.against  # type: ignore[union-attr]
+    assert against is not None
+    assert (against.what, against.report) == ("v-1", "both")
+    assert against.diff > 0
+
+
+def test_other_questions_say_nothing_of_what_is_live(bench: Bench) -> None:
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+    bench.version("v-2", questions="77")
+    with pytest.raises(NotPromotedError, match=r"no comparison has asked both it and what answers now \(v-1\)"):
+        bench.promoter.promote("tuned", "v-2")
+
+
+def test_a_comparison_must_have_asked_as_the_endpoint_does(bench: Bench) -> None:
+    other = {**PROMPT, "system": "Be brief."}
+    bench.version("v-1", collection="elsewhere", top_k=5, prompt=other)
+    change = bench.promoter.promote("tuned", None, dry_run=True)
+    assert change.refusals == (
+        "c-v-1 searched elsewhere, the application searches django",
+        "c-v-1 asked with another prompt than the application would",
+    )
+    assert change.notes == ("c-v-1 showed 5 passages, the application shows 3",)
+
+
+def test_an_index_that_moved_on_is_told(bench: Bench) -> None:
+    index(bench.storage, "i-1")
+    bench.version("v-1", index="i-1")
+    assert bench.promoter.promote("tuned", None, dry_run=True).notes == ()
+    bench.promoter.promote("tuned", None)
+    index(bench.storage, "i-2")
+    bench.version("v-20", index="i-1")
+    assert bench.promoter.promote("tuned", None).notes == ("django has been indexed anew since c-v-20",)
+    (note,) = bench.promoter.rollback("tuned").notes
+    assert "`tandem index rollback django` goes back" in note
+
+
+def test_the_prompt_goes_along_and_comes_back(bench: Bench) -> None:
+    other = {**PROMPT, "system": "Be brief."}
+    make_model(bench.storage, "tuned", "v-1", prompt=other)
+    compare(bench.storage, "c-1", skill={"rag": MIDDLING, "raft": GOOD}, adapters={"raft": "tuned@v-1"}, prompt=other)
+    assert "prompt" in bench.promoter.promote("tuned", None).changed
+    assert bench.spec().prompt.system == "Be brief."
+    # One application has one prompt: another model beside it was trained with its own.
+    bench.version("w-1", name="second")
+    refusals = bench.promoter.promote("second", None, dry_run=True).refusals
+    assert refusals[0] == "its prompt is another than that of tuned, and an application has one"
+    bench.promoter.rollback("tuned")
+    assert bench.spec().prompt.canonical() == PROMPT
+    assert bench.answering() == BASE
+
+
+def test_a_canary_answers_a_share_and_then_all(bench: Bench) -> None:
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+    make_model(bench.storage, "tuned", "v-2")
+    change = bench.promoter.promote("tuned", "v-2", share=0.25)
+    assert change.share == 0.25
+    assert "no comparison has asked it" in change.notes[0]
+    spec = bench.spec()
+    assert bench.answering() == "artifact:tuned@v-1"
+    assert {each.name: each.uri for each in spec.adapters} == {
+        "tuned": "artifact:tuned@v-1", "tuned-canary": "artifact:tuned@v-2",
+    }  # fmt: skip
+    assert spec.canary is not None
+    assert (spec.canary.model, spec.canary.share) == ("tuned-canary", 0.25)
+    listed = {each.version.id: each.serving for each in list_models(bench.storage, bench.deployer.endpoints())}
+    assert listed == {"v-1": (Serving("rag", 0.75),), "v-2": (Serving("rag", 0.25),)}
+    bench.version("w-1", name="second")
+    with pytest.raises(ConflictError, match="tuned-canary is being tried: one at a time"):
+        bench.promoter.promote("second", None, share=0.1)
+    bench.promoter.promote("tuned", "v-2", share=0.5)
+    assert bench.spec().canary.share == 0.5  # type: ignore[union-attr]
+    bench.promoter.promote("tuned", "v-2", force=True)
+    spec = bench.spec()
+    assert (spec.canary, bench.answering()) == (None, "artifact:tuned@v-2")
+    assert [each.name for each in spec.adapters] == ["tuned"]
+    # The way back leads to what answered, not to the canary.
+    assert bench.promoter.rollback("tuned").version == "v-1"
+    assert bench.spec().canary is None
+
+
+def test_a_canary_that_is_known_to_be_worse_or_has_another_prompt_is_refused(bench: Bench) -> None:
+    bench.version("v-1", skill=POOR)
+    with pytest.raises(NotPromotedError, match="it is worse"):
+        bench.promoter.promote("tuned", None, share=0.1)
+    make_model(bench.storage, "tuned", "v-2", prompt={**PROMPT, "system": "Be brief."})
+    with pytest.raises(NotPromotedError, match="of which there is one for all"):
+        bench.promoter.promote("tuned", "v-2", share=0.1)
+
+
+def test_a_rollback_ends_a_canary_and_nothing_else(bench: Bench) -> None:
+    bench.version("v-1")
+    before = bench.spec()
+    bench.promoter.promote("tuned", None, share=0.1)
+    change = bench.promoter.rollback("tuned", by="grace")
+    assert (change.was, change.version, change.share) == ("v-1", None, 0.1)
+    assert bench.spec() == before
+
+
+def test_a_rollback_goes_one_version_back_and_a_second_one_forth(bench: Bench) -> None:
+    for number, skill in ((1, MIDDLING), (20, GOOD)):
+        bench.version(f"v-{number}", skill=skill)
+        bench.promoter.promote("tuned", None)
+    # What else was changed since stays.
+    bench.deploy(adapters=[{"name": "tuned", "uri": "artifact:tuned"}], default_model="tuned", limits={"max_tokens": 7})
+    assert bench.answering() == "artifact:tuned@v-20"
+    for expected, was in (("v-1", "v-20"), ("v-20", "v-1")):
+        change = bench.promoter.rollback("tuned", by="grace")
+        assert (change.version, change.was) == (expected, was)
+        assert bench.answering() == f"artifact:tuned@{expected}"
+        assert bench.spec().limits.max_tokens == 7
+    assert [release.act for release in bench.deployer.releases.of("rag", limit=3)] == [
+        Act.ROLLBACK, Act.ROLLBACK, Act.DEPLOY,
+    ]  # fmt: skip
+
+
+def test_a_model_that_never_stood_for_anything_else_can_not_go_back(bench: Bench) -> None:
+    with pytest.raises(ConflictError, match="tuned has never stood for anything else here"):
+        bench.promoter.rollback("tuned")
+
+
+def test_of_two_models_one_goes_back_and_the_other_stays(bench: Bench) -> None:
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+    bench.version("w-1", name="second")
+    bench.promoter.promote("second", None, force=True)
+    bench.promoter.rollback("tuned")
+    assert [each.uri for each in bench.spec().adapters] == ["artifact:second@w-1"]
+    assert bench.answering() == "artifact:second@w-1"
+    bench.promoter.rollback("tuned")
+    assert {each.uri for each in bench.spec().adapters} == {"artifact:second@w-1", "artifact:tuned@v-1"}
+    assert bench.answering() == "artifact:second@w-1"
+
+
+def test_a_model_that_was_there_by_its_name_alone_is_so_again(bench: Bench) -> None:
+    bench.version("v-1")
+    bench.deploy(adapters=[{"name": "tuned", "uri": "artifact:tuned@v-1"}])
+    bench.promoter.promote("tuned", None)
+    for answering in (BASE, "artifact:tuned@v-1", BASE):
+        bench.promoter.rollback("tuned")
+        assert bench.answering() == answering
+        assert [each.uri for each in bench.spec().adapters] == ["artifact:tuned@v-1"]
+
+
+def test_a_deploy_does_not_undo_what_was_promoted_or_taken_back(bench: Bench) -> None:
+    named = {"adapters": [{"name": "tuned", "uri": "artifact:tuned"}], "default_model": "tuned"}
+    bench.version("v-1", skill=MIDDLING)
+    bench.deploy(**named)
+    bench.version("v-20")
+    # Nobody has promoted this model yet: the newest, as ever.
+    assert bench.deploy(**named) == []
+    assert bench.answering() == "artifact:tuned@v-20"
+    bench.promoter.rollback("tuned")
+    assert bench.deploy(**named) == [
+        "tuned stays v-1, as promoted; the newest is v-20: `tandem promote tuned`"
+    ]  # fmt: skip
+    assert bench.answering() == "artifact:tuned@v-1"
+    # Elsewhere nobody has decided anything, and a version can be named.
+    bench.deploy("other", **named)
+    assert bench.answering("other") == "artifact:tuned@v-20"
+    bench.deploy(**{**named, "adapters": [{"name": "tuned", "uri": "artifact:tuned@v-20"}]})
+    assert bench.answering() == "artifact:tuned@v-20"
+
+
+def test_which_endpoint(bench: Bench) -> None:
+    bench.version("v-1")
+    bench.deploy("other")
+    with pytest.raises(InputError, match=r"rag, other could take it .*--app"):
+        bench.promoter.promote("tuned", None)
+    bench.promoter.promote("tuned", None, app="other")
+    assert (bench.answering("other"), bench.answering()) == ("artifact:tuned@v-1", BASE)
+    # From then on it is the one that has it.
+    assert bench.promoter.rollback("tuned").app == "other"
+    with pytest.raises(NotFoundError, match="no endpoint 'third' is deployed"):
+        bench.promoter.promote("tuned", None, app="third")
+    for app in ("rag", "other"):
+        bench.deployer.undeploy(app)
+    with pytest.raises(NotFoundError, match="no endpoint is deployed"):
+        bench.promoter.promote("tuned", None)
+
+
+def test_a_whole_model_takes_the_base_models_place(bench: Bench) -> None:
+    make_model(bench.storage, "whole", "w-1", type="model")
+    compare(bench.storage, "c-1", skill={"rag": MIDDLING})
+    compare(bench.storage, "c-2", skill={"rag": GOOD}, model="artifact:whole@w-1")
+    with pytest.raises(ConflictError, match="whole is a whole model"):
+        bench.promoter.promote("whole", None, share=0.1)
+    change = bench.promoter.promote("whole", None)
+    assert (change.changed, bench.spec().model) == (("model",), "artifact:whole@w-1")
+    assert change.standing is not None
+    assert change.standing.against is not None
+    assert (change.standing.arm, change.standing.against.what) == ("rag", BASE)
+    assert bench.promoter.rollback("whole").version is None
+    assert bench.spec().model == BASE
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+    with pytest.raises(ConflictError, match="tuned: trained over"):
+        bench.promoter.promote("whole", None)
+
+
+def test_what_can_not_answer_is_refused_whatever_is_forced(bench: Bench, tmp_path: Path) -> None:
+    make_model(bench.storage, "news", "n-1", type="model", task="classification")
+    with pytest.raises(ModelError, match="made for classification: an endpoint answers questions"):
+        bench.promoter.promote("news", None, force=True)
+    index(bench.storage, "i-1")
+    with pytest.raises(ModelError, match="an artifact of type 'index', not a model"):
+        bench.promoter.promote("docs", None, force=True)
+    with pytest.raises(NotFoundError, match="no artifact artifact:tuned@v-9"):
+        bench.promoter.promote("tuned", "v-9")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    save_file({"layer.weight": np.ones((8, 8), np.float32)}, str(base / "model.safetensors"))
+    bench.deploy(model=str(base))
+    make_model(bench.storage, "tuned", "v-1", width=4)
+    with pytest.raises(ModelError, match="not an adapter of this base model"):
+        bench.promoter.promote("tuned", None, force=True)
+    bench.deploy(name="tuned")
+    with pytest.raises(InputError, match="'tuned' already names another model here"):
+        bench.promoter.promote("tuned", None, force=True)
+
+
+def test_what_ray_serve_did_not_take_is_no_release(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+
+    def refuses(config: Any) -> None:
+        raise InputError("Ray Serve refuses the config: no")
+
+    make_model(bench.storage, "tuned", "v-2")
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.deployer, "_put", refuses)
+        with pytest.raises(InputError, match="refuses"):
+            bench.promoter.promote("tuned", "v-2", force=True)
+    assert bench.deployer.releases.of("rag")[0].facts["version"] == "v-1"
+    assert bench.promoter.rollback("tuned").version is None
