@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 from stand_ins.comparisons import report_of, simulate
+from stand_ins.shell import FakeServe
+from stand_ins.world import World
 
 from tandem.artifacts.manifest import write_manifest
 from tandem.evaluation.figures.scoring import write_parquet
 from tandem.evaluation.schema import to_json
+from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.promoter import Promoter
 from tandem.retrieval.snapshot import IndexSnapshot, write_snapshot
 from tandem.specs.base import PromptSpec
+from tandem.specs.rag import RagSpec
 
 BASE = "hf:org/base"
 GOOD, MIDDLING, POOR = (0.9, 0.9, 0.0), (0.5, 0.5, 0.0), (0.05, 0.05, 0.0)
@@ -94,3 +99,32 @@ def index(storage: Path, id: str, *, collection: str = "django") -> None:
     folder = storage / "artifacts" / "docs" / f"docs-{id}"
     folder.mkdir(parents=True)
     write_snapshot(folder, snapshot, name="docs", id=f"docs-{id}", figures=asdict(snapshot))
+
+
+class Bench:
+    """An endpoint over a base model, and what jobs have left beside it."""
+
+    def __init__(self, world: World) -> None:
+        self.storage = world.cluster.storage
+        self.serve = FakeServe()
+        self.deployer: Deployer = world.deployer(self.serve)
+        self.promoter = Promoter(self.storage, self.deployer)
+
+    def deploy(self, app: str = "rag", **changes: Any) -> list[str]:
+        args = {"kind": "rag", "name": "ask", "model": BASE, "retriever": {"collection": "django", "top_k": 3}}
+        config = {"name": app, "route_prefix": f"/{app}", "import_path": "tandem.serving.app:build"}
+        return self.deployer.deploy({"applications": [{**config, "args": {**args, **changes}}]}, by="ada").notes
+
+    def spec(self, app: str = "rag") -> RagSpec:
+        return self.deployer.endpoints()[app]
+
+    def answering(self, app: str = "rag") -> str:
+        """The URI of what answers when the application is asked by its own name."""
+        spec = self.spec(app)
+        return {each.name: each.uri for each in spec.adapters}.get(spec.default_model or "", spec.model)
+
+    def version(self, id: str, *, name: str = "tuned", skill: Any = GOOD, **changes: Any) -> None:
+        """A version, and a comparison of it with the base model's answers from passages."""
+        make_model(self.storage, name, id)
+        compare(self.storage, f"c-{id}", skill={"rag": MIDDLING, "raft": skill}, adapters={"raft": f"{name}@{id}"},
+                **changes)  # fmt: skip

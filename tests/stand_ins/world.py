@@ -22,7 +22,7 @@ from tandem.orchestrator.releases import Releases
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys
 from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import State
-from tandem.specs import IndexSpec
+from tandem.specs import RAY_KINDS, IndexSpec
 
 
 @dataclass
@@ -52,8 +52,8 @@ class World:
         """What happens in a second: the loop turns, and each job comes a step further: started, running, done."""
         self.now += 1.0
         for job in self.records.find(states=[State.STARTING, State.RUNNING]):
-            if job.kind == "pipeline":
-                continue  # what it does its steps' jobs do
+            if job.kind not in RAY_KINDS:
+                continue  # what it does the server does itself, or its steps' jobs
             if job.state is State.STARTING:
                 self.ray.set(job.submission_id, "RUNNING", printed=f"{job.name} works\n")
             else:

@@ -201,6 +201,8 @@ def _needs(spec: Spec, problems: list[str]) -> dict[str, Any]:
     from tandem.orchestrator.resources import demand, says
 
     data = spec.canonical()
+    if data["kind"] == "promote":
+        return {"needs": "nothing: the server does it"}
     machines = _machines()
     needs = demand(data, gpus=bool(machines and any(machine.gpus for machine in machines))).needs
     facts: dict[str, Any] = {"cpus": needs["CPU"], "needs": says(needs)}

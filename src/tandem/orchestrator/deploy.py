@@ -128,6 +128,8 @@ class Deployer:
             if spec is None:
                 raise no_such_endpoint(name, _endpoints(current))
             after, cause = decide(spec)
+            if after == spec:
+                return
             application = {**without_taken_over(config), "args": after.canonical()}
             self._tell(current, {"applications": [application]}, cause)
 

@@ -33,6 +33,7 @@ from tandem.orchestrator.log_copies import LogCopies
 from tandem.orchestrator.pace import Pace, on_its_way
 from tandem.orchestrator.packages import Packages
 from tandem.orchestrator.pipelines import Pipelines
+from tandem.orchestrator.promotion_jobs import PromotionJobs
 from tandem.orchestrator.ray_jobs import RayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.resources import Room, offered
@@ -40,6 +41,7 @@ from tandem.orchestrator.runtime import JobSecrets, runtime_env, runtime_of
 from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import UNREACHABLE, Observation, Reason, State
 from tandem.orchestrator.troubles import Troubles
+from tandem.specs import RAY_KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Orchestrator:
         self._waits: Mapping[str, str] = {}
         self._troubles = Troubles()
         self.pipelines = Pipelines(records, cluster.storage, self.secrets, clock)
+        self.promotions = PromotionJobs(records, cluster.storage, clock)
         self._swept = False
         self.pace = Pace()
         self._seen: dict[str, Observation] = {}
@@ -117,6 +120,8 @@ class Orchestrator:
         if spec["kind"] == "pipeline":
             judged = [self.judge(step["spec"]) for step in spec["steps"].values()]
             return all(judged)
+        if spec["kind"] not in RAY_KINDS:
+            return True
         room = self.room if self._looked else self._look()
         if room is None:
             return False
@@ -148,7 +153,7 @@ class Orchestrator:
             # An earlier server may have died between a job's end and this.
             self.secrets.forget_all_but({job.id for job in live}, before=time.time() - SWEEP_AGE_S)
             self._swept = True
-        jobs = [job for job in live if job.kind != "pipeline"]
+        jobs = [job for job in live if job.kind in RAY_KINDS]
         quick = quick and self.room is not None
         self._troubles.turn(whole=not quick)
         if not quick:
@@ -175,9 +180,10 @@ class Orchestrator:
                 # The next turn sees for itself what came of it, and tries again.
                 self._troubles.note(action.job_id, error, "it is tried again")
             self.pace.beat()
+        stuck = self.promotions.turn([job for job in live if job.kind == "promote"])
         # Last: a step that has just ended lets others begin.
         far = self.pipelines.turn([job for job in live if job.kind == "pipeline"])
-        self._waits = {**turn.waits, **self._troubles.now, **far}
+        self._waits = {**turn.waits, **self._troubles.now, **stuck, **far}
         self.pace.turned(watched=on_its_way(jobs, turn.actions, self._clock()))
         return turn.actions
 
@@ -212,14 +218,10 @@ class Orchestrator:
         machines = tuple(offered(machine.resources) for machine in found)
         before = self.room
         since = self._clock() if before is None or before.machines != machines else before.since
-        return Room(
-            machines=machines,
-            grows_to=self.cluster.grows_to,
-            reserved=self._rules.reserved,
-            shared={} if self._rules.shared_cpus is None else {"CPU": self._rules.shared_cpus},
-            # No machine comes to a local cluster: it is the one that we are on.
-            since=0.0 if self.cluster.local else since,
-        )
+        shared = {} if self._rules.shared_cpus is None else {"CPU": self._rules.shared_cpus}
+        # No machine comes to a local cluster: it is the one that we are on.
+        since = 0.0 if self.cluster.local else since
+        return Room(machines, self.cluster.grows_to, self._rules.reserved, shared, since)
 
     def _observe(self, job: Job) -> Observation:
         """What is known of an active job's attempt."""

@@ -201,7 +201,11 @@ class Pipelines:
 
     def _intact(self, job: Job) -> bool:
         """Whether what a job made is still there, and a collection still as that job left it."""
-        JobFiles(self._storage / "jobs" / job.id).check()
+        files = JobFiles(self._storage / "jobs" / job.id)
+        files.check()
+        if job.kind == "promote":
+            # Whatever became of the endpoint since somebody wanted so: it isn't promoted again by itself.
+            return files.result() is not None
         if not (self._storage / "artifacts" / job.name / job.id / MANIFEST).exists():
             return False
         if job.kind != "index":

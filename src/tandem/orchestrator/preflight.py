@@ -28,6 +28,7 @@ INPUTS: Mapping[str, Mapping[str, str]] = {
         "neighbours.embedder.model": "model",
     },
     "rag": {"model": "model", "adapters.*.uri": "adapter", "retriever.rerank.model": "model"},
+    "promote": {},
     "cluster": {},
 }
 

@@ -41,7 +41,7 @@ class Promoter:
 
     def __init__(self, storage: Path, deployer: Deployer) -> None:
         self._storage = storage
-        self._deployer = deployer
+        self.deployer = deployer
         self._releases = deployer.releases
 
     def promote(
@@ -53,6 +53,7 @@ class Promoter:
         share: float | None = None,
         force: bool = False,
         dry_run: bool = False,
+        already_there_is_fine: bool = False,
         by: str = "",
     ) -> Change:
         """Have a version answer what is asked of an endpoint's own name, or a share of that.
@@ -64,6 +65,7 @@ class Promoter:
             share: Of a canary, between 0 and 1; None: all.
             force: Whatever the comparisons say.
             dry_run: Say what would be done, and do nothing.
+            already_there_is_fine: Then nothing changes.
             by: Whose key it is asked with.
 
         Raises:
@@ -79,16 +81,16 @@ class Promoter:
 
         def decide(before: RagSpec) -> tuple[RagSpec, Cause]:
             after = promoted(before, found, share=share)
-            if after == before:
+            if after == before and not already_there_is_fine:
                 raise ConflictError(f"{found.id} answers there already", where=name)
             change = self._judged(name, found, before, after, share)
-            if change.refusals and not force and not dry_run:
+            made.append(change)
+            if change.refusals and change.changed and not force and not dry_run:
                 raise NotPromotedError(
                     f"{found.id} may not take over: {'; '.join(change.refusals)}",
                     where=name,
                     remedy="`--force` promotes it all the same, and is written down",
                 )
-            made.append(change)
             act = Act.PROMOTE if share is None else Act.CANARY
             return after, Cause(act, by, change.facts() | {"forced": bool(change.refusals)})
 
@@ -138,9 +140,9 @@ class Promoter:
 
     def _change(self, name: str, decide: Callable[[RagSpec], tuple[RagSpec, Cause]], *, dry_run: bool) -> None:
         if not dry_run:
-            self._deployer.change(name, decide)
+            self.deployer.change(name, decide)
             return
-        endpoints = self._deployer.endpoints()
+        endpoints = self.deployer.endpoints()
         if name not in endpoints:
             raise no_such_endpoint(name, endpoints)
         decide(endpoints[name])
@@ -148,7 +150,7 @@ class Promoter:
     def _app(self, model: str, app: str | None) -> str:
         if app is not None:
             return app
-        endpoints = self._deployer.endpoints()
+        endpoints = self.deployer.endpoints()
         having = [name for name, spec in endpoints.items() if serves(spec, model)]
         fitting = having or list(endpoints)
         if len(fitting) == 1:

@@ -50,6 +50,12 @@ class Change:
     notes: tuple[str, ...]
     index: str | None
 
+    def __str__(self) -> str:
+        before = self.was or "the base model"
+        if self.share is not None:
+            return f"{self.app}: {self.version} answers {self.share:.0%} of the conversations; {before} the rest"
+        return f"{self.app}: {self.version or 'the base model'} answers; before: {before}"
+
     def facts(self) -> dict[str, Any]:
         """As JSON types."""
         return asdict(self)

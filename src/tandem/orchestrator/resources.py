@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tandem.specs import RAY_KINDS
+
 OF_TYPE = "GPU:"
 _RAY_TYPE = "accelerator_type:"  # the resource by which a node says which GPUs it has
 _RAYS_OWN = ("node:", "object_store_memory", _RAY_TYPE)
@@ -42,9 +44,11 @@ def demand(spec: Mapping[str, Any], *, gpus: bool) -> Demand:
     """What a job asks for.
 
     Args:
-        spec: A canonical spec of kind index, finetune or compare.
+        spec: A canonical spec of a job.
         gpus: Whether the cluster has any, which decides where a spec doesn't say.
     """
+    if spec["kind"] not in RAY_KINDS:
+        return NOTHING
     if spec["kind"] == "finetune":
         return _of_workers(spec, gpus=gpus)
     # The engine of a comparison takes a GPU where there are any.

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     START_TIMEOUT = "start_timeout"
     RUN_TIMEOUT = "run_timeout"
     STEP_FAILED = "step_failed"
+    NOT_PROMOTED = "not_promoted"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ RETRIES: Mapping[Reason, Retry | None] = {
     Reason.QUEUE_TIMEOUT: None,
     Reason.RUN_TIMEOUT: None,
     Reason.STEP_FAILED: None,
+    Reason.NOT_PROMOTED: None,
     # Somebody must make room.
     Reason.DISK_FULL: Retry(4, 60.0, 600.0),
     Reason.DRIVER_DIED: Retry(2, 5.0),

@@ -21,6 +21,7 @@ from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.holder import Holder
 from tandem.orchestrator.lease import Lease, LeaseLostError
+from tandem.orchestrator.promoter import Promoter
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.releases import Releases
@@ -86,6 +87,7 @@ def main(arguments: list[str]) -> int:
     orchestrator = Orchestrator(records, ray, cluster, settings.policy, settings.rules, lease=lease)
     keys = ServerKeys(cluster.storage / SERVER_KEYS, cluster.api_key(), account())
     deployer = Deployer(cluster, ray, Releases(records.database), check=only_where_it_acts(orchestrator, records))
+    orchestrator.promotions.promoter = Promoter(cluster.storage, deployer)
     app = create_app(records, orchestrator, deployer, keys)
     # What is there now stays: the collector needn't walk through it, which held up a turn of the loop for 30 ms.
     gc.freeze()

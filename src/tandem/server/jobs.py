@@ -15,13 +15,13 @@ from tandem.orchestrator.jobs import Job, Submitter
 from tandem.orchestrator.listing import Wanted
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import KeyHolder, KeyName, Role
-from tandem.orchestrator.runtime import check_submission
+from tandem.orchestrator.runtime import check_submission, jobs_in
 from tandem.orchestrator.states import FINAL, State
 from tandem.server import answers
 from tandem.server.bodies import Plan, Submission
 from tandem.server.details import details
 from tandem.server.faults import documented
-from tandem.server.guard import submitter_of
+from tandem.server.guard import forbidden, submitter_of
 from tandem.specs.base import Name
 
 PAGE = 100
@@ -67,6 +67,8 @@ def jobs_router(records: Records, orchestrator: Orchestrator) -> APIRouter:
         """Queue a job; the same name and spec give the job that is there, and one's own that waits is queued anew."""
         spec = body.spec.canonical()
         kind, name = spec["kind"], spec["name"]
+        if not caller.role.covers(Role.ADMIN) and any(each["kind"] == "promote" for each in jobs_in(spec)):
+            raise forbidden(caller, Role.ADMIN)
         check_submission(spec, body.secrets, orchestrator.packages)
         fresh = body.again or not records.known(kind, name, spec)
         judged = fresh and orchestrator.judge(spec)

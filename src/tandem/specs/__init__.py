@@ -8,6 +8,7 @@ from tandem.specs.compare import CompareSpec
 from tandem.specs.finetune import FinetuneSpec
 from tandem.specs.index import IndexSpec
 from tandem.specs.pipeline import PipelineSpec
+from tandem.specs.promote import PromoteSpec
 from tandem.specs.queue import ClusterQueueSpec, QueueSpec
 from tandem.specs.rag import RagSpec
 
@@ -17,15 +18,18 @@ KINDS: dict[str, type[Spec]] = {
     "index": IndexSpec,
     "finetune": FinetuneSpec,
     "compare": CompareSpec,
+    "promote": PromoteSpec,
     "pipeline": PipelineSpec,
     "rag": RagSpec,
     "cluster": ClusterSpec,
 }
-JOB_KINDS = ("index", "finetune", "compare", "pipeline")
+RAY_KINDS = ("index", "finetune", "compare")  # of jobs that are Ray jobs; the server carries out the others
+JOB_KINDS = (*RAY_KINDS, "promote", "pipeline")
 
 __all__ = [
     "JOB_KINDS",
     "KINDS",
+    "RAY_KINDS",
     "ClusterQueueSpec",
     "ClusterSpec",
     "CompareSpec",
@@ -33,6 +37,7 @@ __all__ = [
     "IndexSpec",
     "JobSpec",
     "PipelineSpec",
+    "PromoteSpec",
     "QueueSpec",
     "RagSpec",
     "Spec",

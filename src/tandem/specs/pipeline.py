@@ -15,6 +15,7 @@ from tandem.specs.base import Name, Spec
 from tandem.specs.compare import CompareSpec
 from tandem.specs.finetune import FinetuneSpec
 from tandem.specs.index import IndexSpec
+from tandem.specs.promote import PromoteSpec
 from tandem.specs.queue import QueueSpec
 
 REFERENCE = re.compile(r"\$\{(?P<step>[^{}.]*)(?:\.(?P<output>[^{}]*))?\}")
@@ -25,12 +26,13 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "index": (ARTIFACT, "collection"),
     "finetune": (ARTIFACT, "model"),
     "compare": (ARTIFACT,),
+    "promote": (),
 }
 Location = tuple[str | int, ...]
 Tie = tuple[Location, str, "re.Match[str] | None"]  # where it is said, the step that is needed, the reference
 Fault = tuple[Location, str, str]  # place, message, pydantic's type of error or one of our own
 
-OneJob = Annotated[IndexSpec | FinetuneSpec | CompareSpec, Field(discriminator="kind")]
+OneJob = Annotated[IndexSpec | FinetuneSpec | CompareSpec | PromoteSpec, Field(discriminator="kind")]
 
 
 def _spec_or_file(schema: dict[str, Any]) -> None:
@@ -202,7 +204,8 @@ def _fault_of_tie(
     if match is None or outputs is None or match["output"] in outputs:
         # Of a step whose kind is wrong nothing can be told but that.
         return None
-    return f"{said}a step of kind {kind} hands on {', '.join(f'${{{need}.{each}}}' for each in outputs)} alone"
+    handed_on = ", ".join(f"${{{need}.{each}}}" for each in outputs)
+    return f"{said}a step of kind {kind} hands on {f'{handed_on} alone' if outputs else 'nothing'}"
 
 
 def _names_twice(pipeline: str, specs: Mapping[str, Mapping[str, Any]]) -> list[Fault]:

@@ -91,7 +91,7 @@ def test_every_fault_of_the_graph_at_once() -> None:
         "collection": "${nobody.collection}",
         "model": "${tune}",
     }
-    steps["last"] = {"spec": {"kind": "promote", "name": "all"}}
+    steps["last"] = {"spec": {"kind": "publish", "name": "all"}}
     found = faults(data)
     assert found["steps.docs.needs.0"] == "there is no step 'doks': did you mean 'docs'?"
     assert found["steps.docs.needs.1"] == "a step can't need itself"
@@ -104,7 +104,7 @@ def test_every_fault_of_the_graph_at_once() -> None:
     # That it is no name of a collection either needn't be said.
     assert found["steps.compare.spec.collection"].startswith("${nobody.collection}: there is no step 'nobody'; there")
     assert found["steps.compare.spec.model"].startswith("${tune}: a step of kind finetune hands on ${tune.artifact}, ")
-    assert found["steps.last.spec.kind"] == "a step is of kind index, finetune, compare"
+    assert found["steps.last.spec.kind"] == "a step is of kind index, finetune, compare, promote"
     assert found["steps.last.spec.name"].startswith("the pipeline has this name too")
     assert len(found) == 10
 

@@ -11,6 +11,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "index": {"sources": ["/docs"]},
     "finetune": {"model": "/m", "data": {"train": "/rows.jsonl"}},
     "compare": {"model": "/m", "eval": "/e", "collection": "i"},
+    "promote": {"model": "artifact:tuned"},
     "pipeline": {"steps": {"x": {"spec": {"kind": "index", "name": "i", "sources": ["/docs"]}}}},
 }
 
