@@ -155,20 +155,20 @@ def test_deploy_and_ask_as_openai_does(home: Home) -> None:
     assert [c["id"] for c in asked["citations"]] != []
 
 
-def test_what_can_change_while_it_runs_costs_no_replica(home: Home) -> None:
+def replicas(home: Home) -> set[int]:
     mark = Marks.of(home.path / ".tandem").ray
+    return {p.pid for p in marked(mark) if "ServeReplica:rag" in "".join(p.cmdline()[:1])}
 
-    def replicas() -> set[int]:
-        return {p.pid for p in marked(mark) if "ServeReplica:rag" in "".join(p.cmdline()[:1])}
 
-    before = replicas()
+def test_what_can_change_while_it_runs_costs_no_replica(home: Home) -> None:
+    before = replicas(home)
     assert len(before) == 3
     changes = ("retriever.top_k=1", "limits.max_ongoing_requests=100", "limits.timeout_s=200")
     home.tandem("deploy", "rag.yaml", *(f"applications.0.args.{change}" for change in changes))
     asked = home.json("ask", "How deep is Corran?")
     assert isinstance(asked, dict)
     assert len(asked["citations"]) == 1
-    assert replicas() == before
+    assert replicas(home) == before
 
 
 def test_a_compared_version_is_tried_promoted_and_taken_back_while_it_serves(home: Home) -> None:
@@ -185,6 +185,7 @@ def test_a_compared_version_is_tried_promoted_and_taken_back_while_it_serves(hom
     def heard_since(begun: float, models: set[str]) -> bool:
         return {model for at, model in asked if at > begun} == models
 
+    before = replicas(home)
     with ThreadPoolExecutor(1) as pool:
         # Whatever fails meanwhile is raised at the end.
         asking = pool.submit(ask)
@@ -200,13 +201,17 @@ def test_a_compared_version_is_tried_promoted_and_taken_back_while_it_serves(hom
             begun = time.monotonic()
             assert home.json("models")[0]["serving"] == [{"app": "rag", "share": 1.0}]  # type: ignore[index]
             assert eventually(lambda: heard_since(begun, {"harbours"}), within_s=60)
-            assert "before: harbours-raft-" in home.tandem("rollback", "harbours-raft")
+            # Also where Ray Serve is still busy with the change before.
+            home.tandem("rollback", "harbours-raft", "--no-wait")
+            home.tandem("promote", "harbours-raft", "--no-wait")
+            assert "the base model answers; before: harbours-raft-" in home.tandem("rollback", "harbours-raft")
         finally:
             over.set()
         asking.result(timeout=60)
     acts = [release["act"] for release in home.json("releases", "rag")]  # type: ignore[attr-defined]
-    assert acts[:3] == ["rollback", "promote", "canary"]
+    assert acts[:5] == ["rollback", "promote", "rollback", "promote", "canary"]
     assert home.json("models")[0]["serving"] == [{"app": "rag", "share": 0.0}]  # type: ignore[index]
+    assert replicas(home) == before
 
 
 def test_endpoint_refuses_a_wrong_key(home: Home) -> None:

@@ -24,7 +24,7 @@ from tandem.specs.base import PromptSpec
 from tandem.specs.rag import RagSpec
 
 BASE = "hf:org/base"
-GOOD, MIDDLING, POOR = (0.9, 0.9, 0.0), (0.5, 0.5, 0.0), (0.05, 0.05, 0.0)
+GOOD, FAIR, MIDDLING, POOR = (0.95, 0.95, 0.0), (0.7, 0.7, 0.0), (0.4, 0.4, 0.0), (0.05, 0.05, 0.0)
 PROMPT = PromptSpec().canonical()
 
 
@@ -54,7 +54,9 @@ def compare(
     skill: Mapping[str, Any],
     adapters: Mapping[str, str] | None = None,
     questions: str = "5b",
+    count: int = 60,
     index: str = "i-1",
+    model_id: str | None = None,
     **changes: Any,
 ) -> Path:
     """A comparison's artifact.
@@ -65,20 +67,22 @@ def compare(
         skill: By arm, how often it is right: these are the arms.
         adapters: By arm, the version that it asked; ``NAME@ID``.
         questions: A byte in hex; another one: other questions.
+        count: How many.
         index: The collection's snapshot.
+        model_id: Of the job that made the base model.
         changes: To the spec.
     """
     given = {"raft": "raft_adapter", "tuned_rag": "adapter"}
     asked = {given[arm]: version for arm, version in (adapters or {}).items()}
     fields: dict[str, Any] = {"model": BASE, "adapter": None, "raft_adapter": None, "bootstrap": 200}
     fields |= {field: f"artifact:{version}" for field, version in asked.items()} | changes
-    inputs, runs = simulate(60, skill=skill, arms=list(skill), chance_seed=len(id), **fields)
+    inputs, runs = simulate(count, skill=skill, arms=list(skill), chance_seed=len(id), **fields)
     trained = {
         field: [{"uri": f"artifact:{version}", "id": version.partition("@")[2], "sha256": "d1" * 32}]
         for field, version in asked.items()
     }
     searched = {"collection": inputs.spec.collection, "id": index}
-    inputs = replace(inputs, trained=trained, index=searched, split_sha256=questions * 32)
+    inputs = replace(inputs, trained=trained, index=searched, split_sha256=questions * 32, model_id=model_id)
     report, _ = report_of((inputs, runs))
     folder = storage / "artifacts" / "comparison" / id
     folder.mkdir(parents=True)

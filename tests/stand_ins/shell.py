@@ -38,10 +38,19 @@ class FakeServe:
                 "deployed_app_config": config,
                 "route_prefix": config.get("route_prefix", "/"),
                 "last_deployed_time_s": self.deploys,
+                "deployments": language_model(config),
             }
             for name, config in self.apps.items()
         }
         return httpx.Response(200, json={"applications": details})
+
+
+def language_model(config: dict[str, Any], max_rank: int = 16) -> dict[str, Any]:
+    """What Serve says of an endpoint's language model: its `user_config` as built, or as the config has it instead."""
+    uris = {adapter["name"]: adapter["uri"] for adapter in config.get("args", {}).get("adapters", [])}
+    built = {"adapters": uris, "max_rank": max_rank, "required": True}
+    given = {each["name"]: each.get("user_config") for each in config.get("deployments") or []}
+    return {"LLM": {"deployment_config": {"user_config": given.get("LLM") or built}}}
 
 
 @dataclass

@@ -116,7 +116,13 @@ def wait(client: Client, job_id: str, *, timeout_s: float | None = None) -> dict
 
 
 def wait_for_app(
-    client: Client, name: str, *, timeout_s: float, before: float, pause: Pause = time.sleep
+    client: Client,
+    name: str,
+    *,
+    timeout_s: float,
+    before: float,
+    remedy: str | None = None,
+    pause: Pause = time.sleep,
 ) -> dict[str, Any]:
     """Wait until an application answers.
 
@@ -125,6 +131,7 @@ def wait_for_app(
         name: The application's.
         timeout_s: Seconds to wait at most.
         before: `deployed_at` of the version before this one, 0 for none: what runs until then is the old one.
+        remedy: What to do where it can't start; None: take it down.
         pause: Waits between looks; seconds.
 
     Raises:
@@ -141,7 +148,7 @@ def wait_for_app(
                 raise TandemError(
                     f"the application didn't start: {app['message'] or app['state']}",
                     where=name,
-                    remedy=f"Ray's dashboard has its logs; `tandem undeploy {name}` ends the attempts",
+                    remedy=f"Ray's dashboard has its logs; {remedy or f'`tandem undeploy {name}`'} ends the attempts",
                 )
             line = f"{name}: {app['state']}" + (f" {app['replicas']}" if app["replicas"] else "")
             if line != said:
@@ -151,7 +158,7 @@ def wait_for_app(
             raise TandemError(
                 f"not running after {timeout_s:g} s: {(app or {}).get('message') or 'no message'}",
                 where=name,
-                remedy="`tandem status` shows how it stands; --timeout waits longer",
+                remedy="`tandem status` shows how it stands; " + (remedy or "--timeout waits longer"),
             )
         pause(POLL_S)
 

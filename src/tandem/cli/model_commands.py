@@ -65,7 +65,7 @@ def promote(
 
 
 def rollback(model: Model, app: App = None, dry_run: DryRun = False, wait: Wait = True, json: Json = False) -> None:
-    """Have the version of a model answer that did before; a canary just ends. A second time, and it is as it was."""
+    """Have the version of a model answer that did before the present one; a canary just ends."""
     _change("rollback", model, {"app": app}, dry_run=dry_run, wait=wait, json=json)
 
 
@@ -97,12 +97,14 @@ def _change(action: str, model: str, wanted: dict[str, Any], *, dry_run: bool, w
     client = Client.connect()
     before = {each["name"]: each["deployed_at"] for each in client.apps()}
     change = client.move(model, action, **wanted, dry_run=dry_run)
-    if wait and not dry_run:
-        wait_for_app(client, change["app"], timeout_s=DEPLOY_TIMEOUT_S, before=before.get(change["app"], 0.0))
+    if wait and not dry_run and change["changed"]:
+        at = before.get(change["app"], 0.0)
+        remedy = f"`tandem rollback {model}`" if action == "promote" else None
+        wait_for_app(client, change["app"], timeout_s=DEPLOY_TIMEOUT_S, before=at, remedy=remedy)
     if json:
         print_json(change)
     else:
-        print(_said(change, rolled_back=action == "rollback", dry_run=dry_run))
+        print(f"{'dry run: ' if dry_run else ''}{change['said']}")
         if change["standing"]:
             note(_standing(change["standing"]) or "")
     for line in change["refusals"]:
@@ -111,18 +113,6 @@ def _change(action: str, model: str, wanted: dict[str, Any], *, dry_run: bool, w
         note(f"note: {line}")
     if dry_run and change["refusals"]:
         raise typer.Exit(1)
-
-
-def _said(change: dict[str, Any], *, rolled_back: bool, dry_run: bool) -> str:
-    would = "would answer" if dry_run else "answers"
-    app, version, was = change["app"], change["version"], change["was"]
-    if rolled_back and change["share"] is not None:
-        return f"{app}: {was} {'would be' if dry_run else 'is'} tried no more; {version or 'the base model'} {would}"
-    if change["share"] is not None:
-        return (
-            f"{app}: {version} {would} {change['share']:.0%} of the conversations; {was or 'the base model'} the rest"
-        )
-    return f"{app}: {version or 'the base model'} {would}; before: {was or 'the base model'}"
 
 
 def _standing(standing: dict[str, Any] | None) -> str | None:
@@ -134,7 +124,7 @@ def _standing(standing: dict[str, Any] | None) -> str | None:
     if against is None:
         return said
     low, high = against["ci95"]
-    return f"{said}; {against['diff']:+.3f} ({low:+.3f} to {high:+.3f}, p {against['p']:.2g}) against {against['what']}"
+    return f"{said}; {against['diff']:+.3f} ({low:+.3f} to {high:+.3f}) against {against['what']}"
 
 
 def _where(version: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,10 +13,11 @@ from tandem.errors import InputError, NotFoundError, TandemError, UnreachableErr
 from tandem.models.loading import adapter_path, model_path_here
 from tandem.models.lora import adapter_rank, check_fits
 from tandem.orchestrator.app_status import AppStatus, cause_line, judge
-from tandem.orchestrator.in_place import in_place, present_spec, without_taken_over
-from tandem.orchestrator.pins import Pins
+from tandem.orchestrator.in_place import in_place, is_endpoint, present_spec, without_taken_over
+from tandem.orchestrator.merging import planned
 from tandem.orchestrator.ray_jobs import HttpRayJobs
-from tandem.orchestrator.releases import Cause, Releases
+from tandem.orchestrator.releases import Act, Cause, Release, Releases, last_file
+from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.rag import RagSpec
 
 APPLICATIONS = "/api/serve/applications/"
@@ -104,40 +105,64 @@ class Deployer:
             NotFoundError: There is no such adapter or artifact.
             UnreachableError: Serve doesn't answer.
         """
-        pins = Pins(self._cluster.storage, self.releases)
-        applications = [pins.pinned(application) for application in config["applications"]]
         with self._changing:
-            self._tell(self._current(), {**config, "applications": applications}, Cause(by=by))
-        return Handed([str(application["name"]) for application in applications], pins.notes)
+            current = self._current()
+            notes: list[str] = []
+            endpoints, files, applications = _endpoints(current), {}, []
+            for application in config["applications"]:
+                name = str(application["name"])
+                files[name] = present_spec(application)
+                life, present = self._life(name, current), endpoints.get(name)
+                applications.append(planned(application, files[name], life, present, self._cluster.storage, notes))
+            self._tell(current, {**config, "applications": applications}, Cause(by=by), files)
+        return Handed([str(application["name"]) for application in applications], notes)
 
-    def change(self, name: str, decide: Callable[[RagSpec], tuple[RagSpec, Cause]]) -> None:
+    def _life(self, name: str, current: Mapping[str, Any]) -> list[Release]:
+        present = _endpoints(current).get(name)
+        if present is not None:
+            self.releases.settle(name, present)
+        return self.releases.life(name)
+
+    def change(self, name: str, before: RagSpec, after: RagSpec, cause: Cause) -> bool:
         """Have an endpoint answer otherwise; all else of its config stays.
 
         Args:
             name: The application's.
-            decide: From what it answers with now to what it shall answer with; nobody else changes it meanwhile.
+            before: What it answers with now, as far as the caller knows.
+            after: What it shall answer with.
+            cause: Why.
+
+        Returns:
+            False where it answers with something else by now: nothing has changed.
 
         Raises:
             NotFoundError: No endpoint of that name is deployed.
-            TandemError: As `deploy`, and what `decide` raises; nothing has changed then.
+            TandemError: As `deploy`.
         """
         with self._changing:
             current = self._current()
             config = deployed(current).get(name, {})
-            spec = present_spec(config)
-            if spec is None:
-                raise no_such_endpoint(name, _endpoints(current))
-            after, cause = decide(spec)
-            if after == spec:
-                return
+            present = present_spec(config)
+            if present is None:
+                raise _unreadable(name) if is_endpoint(config) else no_such_endpoint(name, _endpoints(current))
+            if present != before:
+                return False
+            self.releases.settle(name, present)
             application = {**without_taken_over(config), "args": after.canonical()}
-            self._tell(current, {"applications": [application]}, cause)
+            self._tell(current, {"applications": [application]}, cause, {})
+            return True
 
     def endpoints(self) -> dict[str, RagSpec]:
         """What each application of ours answers with."""
         return _endpoints(self._current())
 
-    def _tell(self, current: Mapping[str, Any], wanted: Mapping[str, Any], cause: Cause) -> None:
+    def _tell(
+        self,
+        current: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+        cause: Cause,
+        files: Mapping[str, RagSpec | None],
+    ) -> None:
         applications = [
             in_place(current, self._with_storage(application), self._largest_rank)
             for application in wanted["applications"]
@@ -150,18 +175,25 @@ class Deployer:
             )
         self._check()
         before = _endpoints(current)
-        after = {str(each["name"]): present_spec(each) for each in applications}
-        begun = [
-            self.releases.begin(name, spec, cause)
-            for name, spec in after.items()
-            if spec is not None and spec != before.get(name)
-        ]
+        begun = []
+        for name, spec in ((str(each["name"]), present_spec(each)) for each in applications):
+            file = files.get(name)
+            same = spec == before.get(name) and (file is None or file == last_file(self.releases.life(name)))
+            if spec is not None and not same:
+                facts = {**cause.facts, "index": self.snapshot(spec)}
+                facts |= {} if file is None else {"file": file.canonical()}
+                begun.append(self.releases.begin(name, spec.canonical(), replace(cause, facts=facts)))
         self._put(whole)
         for number in begun:
             self.releases.done(number)
 
-    def undeploy(self, name: str) -> None:
-        """Take one application down.
+    def snapshot(self, spec: RagSpec) -> str | None:
+        """The snapshot of the collection that an endpoint searches, as the newest index job left it."""
+        found = find_snapshot(self._cluster.storage, spec.retriever.collection)
+        return found.id if found else None
+
+    def undeploy(self, name: str, *, by: str = "") -> None:
+        """Take one application down; what was promoted in it is forgotten with it.
 
         Raises:
             ConflictError: Another server acts.
@@ -169,11 +201,15 @@ class Deployer:
         """
         with self._changing:
             present = deployed(self._current())
+            spec = present_spec(present.get(name, {}))
             if name not in present:
                 known = ", ".join(sorted(present)) or "none"
                 raise NotFoundError(f"no application {name!r} is deployed", remedy=f"deployed now: {known}")
             self._check()
+            begun = None if spec is None else self.releases.begin(name, spec.canonical(), Cause(Act.UNDEPLOY, by))
             self._put({"applications": [config for other, config in present.items() if other != name]})
+            if begun is not None:
+                self.releases.done(begun)
 
     def status(self) -> list[AppStatus]:
         """Every application that Serve has."""
@@ -228,6 +264,12 @@ def no_such_endpoint(name: str, known: Iterable[str]) -> NotFoundError:
     """What is said of a name under which no application of ours is deployed."""
     there = ", ".join(sorted(known)) or "none"
     return NotFoundError(f"no endpoint {name!r} is deployed", remedy=f"deployed now: {there}; `tandem deploy FILE`")
+
+
+def _unreadable(name: str) -> InputError:
+    return InputError(
+        "its spec is in words that this version doesn't know", where=name, remedy="deploy its file, mended"
+    )
 
 
 def _endpoints(current: Mapping[str, Any]) -> dict[str, RagSpec]:

@@ -1,43 +1,28 @@
-"""What lies in the storage folder of fine-tuned models: their versions, and what comparisons say of them."""
+"""What is known of a version of a model: that it is there, and how it stands to what answers now."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tandem.artifacts.manifest import MANIFEST, Manifest, latest, read_manifest
+from tandem.artifacts.manifest import Manifest, latest, read_manifest
+from tandem.artifacts.uris import cached
 from tandem.errors import ModelError, TandemError
-from tandem.models.loading import model_path_here
-from tandem.orchestrator.promotion import default_uri, version_in
+from tandem.orchestrator.comparisons import UNTUNED, Comparison, manifests, sides
+from tandem.orchestrator.promotion import answering, version_in
 from tandem.orchestrator.promotion_rules import Against, Standing, Version
-from tandem.specs.compare import TUNED
 from tandem.specs.rag import RagSpec
 
 logger = logging.getLogger(__name__)
-
-# As an endpoint asks: with passages. Of a model that was trained with them and compared both ways, that is `raft`.
-SERVED_ARMS = ("raft", "tuned_rag")
-UNTUNED = "rag"
-REPORT = "report.json"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison of answers, and the folder of its files."""
-
-    data: Mapping[str, Any]
-    folder: Path
 
 
 def versions(storage: Path) -> list[Version]:
     """What finetune jobs for generation made, by model's name, the newest first; what can't be read is passed over."""
     found = [
         _version(manifest, folder)
-        for manifest, folder in _manifests(storage)
+        for manifest, folder in manifests(storage)
         if manifest.type in ("adapter", "model") and manifest.meta.get("task", "generation") == "generation"
     ]
     return sorted(sorted(found, key=lambda each: each.created_at, reverse=True), key=lambda each: each.name)
@@ -61,93 +46,161 @@ def find_version(storage: Path, name: str, id: str | None = None) -> Version:
     return _version(manifest, folder)
 
 
-def comparisons(storage: Path) -> list[Comparison]:
-    """All comparisons of answers, the newest first; what can't be read is passed over."""
-    found = []
-    for manifest, folder in _manifests(storage):
-        if manifest.type != "report":
-            continue
+def _version(manifest: Manifest, folder: Path) -> Version:
+    kind = "adapter" if manifest.type == "adapter" else "model"
+    return Version(manifest.name, manifest.id, kind, manifest.created_at, folder, manifest.meta)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Whether two URIs name the same model.
+
+    Attributes:
+        storage: Where `artifact:` URIs are looked up.
+    """
+
+    storage: Path
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether they do, as far as can be told without fetching anything; not if one is whatever is newest."""
+        if "artifact:" in (a[:9], b[:9]):
+            return a == b and version_in(a) is not None
+        return a == b or (self._path(a) is not None and self._path(a) == self._path(b))
+
+    def may_be_same(self, a: str, b: str) -> bool:
+        """The same, but whatever is newest may be any version of that name."""
+        names = [uri.partition("@")[0] for uri in (a, b)]
+        unpinned = any(uri.startswith("artifact:") and "@" not in uri for uri in (a, b))
+        return self.same(a, b) or (unpinned and names[0] == names[1])
+
+    def _path(self, uri: str) -> Path | None:
         try:
-            data = json.loads((folder / REPORT).read_text())
-        except (OSError, ValueError) as error:
-            logger.warning("passed over: %s: %s", folder / REPORT, error)
-            continue
-        if data.get("task") == "generation":
-            found.append((manifest.created_at, Comparison(data, folder)))
-    return [comparison for _, comparison in sorted(found, key=lambda each: each[0], reverse=True)]
+            return cached(uri, storage=self.storage)
+        except TandemError:
+            return None
 
 
-def standing_of(version: Version, spec: RagSpec | None, known: list[Comparison], storage: Path) -> Standing | None:
-    """What the newest comparison says that asked a version with passages.
+def newest_standing(version: Version, known: Sequence[Comparison]) -> Standing | None:
+    """What the newest comparison says that asked a version with passages, whoever it was compared with."""
+    for comparison in known:
+        arm = comparison.arm_of(version.uri, version.id, whole=version.kind == "model")
+        if arm is not None:
+            return _standing(comparison, arm, None)
+    return None
+
+
+def standing_in(
+    version: Version, before: RagSpec, after: RagSpec, known: Sequence[Comparison], storage: Path
+) -> Standing | None:
+    """What is known of a version beside what answers in an application now: the comparison with the most questions.
 
     Args:
         version: Which.
-        spec: The application whose present answers it is held against; None: against nothing.
-        known: Of `comparisons`.
+        before: The application now.
+        after: The application if it takes over.
+        known: All comparisons, the newest first.
         storage: Where models are looked up.
+
+    Returns:
+        Where none asked both as the application asks: the newest that asked the version, with what doesn't fit.
     """
-    about = [(each, arm) for each in known if (arm := _arm_of(each.data, version.uri, version.kind, storage))]
-    if not about:
-        return None
-    against = None if spec is None else _against(version, spec, about, known, storage)
-    # The one that tells most: the newest that says how it stands to what is live, else the newest.
-    comparison, arm = next((each for each in about if against and each[0].data["id"] == against.report), about[0])
-    data = comparison.data
-    metric = data["verdict"]["metric"]
-    index = data["lineage"].get("index", {})
+    whole = version.kind == "model"
+    models = Models(storage)
+    unfit: Standing | None = None
+    fit: list[tuple[Comparison, str]] = []
+    for comparison in known:
+        arm = comparison.arm_of(version.uri, version.id, whole=whole)
+        if arm is None:
+            continue
+        faults = _faults(comparison, after, models, whole=whole)
+        if not faults:
+            fit.append((comparison, arm))
+        elif unfit is None:
+            unfit = _standing(comparison, arm, None, faults)
+    found = list(_held_against(fit, before, after, known, models, whole=whole))
+    if found:
+        # As many passages as the application shows go first; of as many questions the newest: `known` is in that order.
+        wanted = after.retriever.top_k
+        comparison, arm, against = max(found, key=lambda each: (each[0].report.top_k == wanted, each[2].n))
+        return _standing(comparison, arm, against)
+    return _standing(*fit[0], None) if fit else unfit
+
+
+def _held_against(
+    fit: Sequence[tuple[Comparison, str]],
+    before: RagSpec,
+    after: RagSpec,
+    known: Sequence[Comparison],
+    models: Models,
+    *,
+    whole: bool,
+) -> Iterator[tuple[Comparison, str, Against]]:
+    """Every paired test of the version and what answers now, on questions asked as the application asks."""
+    uri, id = answering(before, whole=whole)
+    what = id or uri or "the base model"
+    for comparison, arm in fit:
+        other = UNTUNED if uri is None else comparison.arm_of(uri, id, whole=whole)
+        if other in comparison.report.arms and other != arm:
+            found = _paired(comparison, arm, other, what)
+            if found is not None:
+                yield comparison, arm, found
+        if uri is None:
+            continue
+        # What is live was asked in another comparison, which is as good where it asked the same.
+        for earlier in known:
+            apart = earlier is comparison or earlier.arm_of(uri, id, whole=whole) != arm
+            if apart or _faults(earlier, after, models, whole=whole) or not _same_questions(earlier, comparison):
+                continue
+            found = _across(earlier, comparison, arm, what)
+            if found is not None:
+                yield comparison, arm, found
+
+
+def _faults(comparison: Comparison, spec: RagSpec, models: Models, *, whole: bool) -> tuple[str, ...]:
+    """In what a comparison asked otherwise than an application would, so that it says nothing of that."""
+    report = comparison.report
+    faults = []
+    if not whole and not models.same(report.lineage.model, spec.model):
+        faults.append(f"{report.id} asked another base model, {report.lineage.model}")
+    if report.lineage.index.collection != spec.retriever.collection:
+        faults.append(
+            f"{report.id} searched {report.lineage.index.collection}, the application searches "
+            f"{spec.retriever.collection}"
+        )
+    if report.lineage.prompt != spec.prompt:
+        faults.append(f"{report.id} asked with another prompt than the application would")
+    return tuple(faults)
+
+
+def _same_questions(a: Comparison, b: Comparison) -> bool:
+    return a.report.dataset.split_sha256 == b.report.dataset.split_sha256 and a.report.top_k == b.report.top_k
+
+
+def _standing(comparison: Comparison, arm: str, against: Against | None, faults: tuple[str, ...] = ()) -> Standing:
+    report = comparison.report
+    found, metric = report.arms[arm], report.verdict.metric
     return Standing(
-        report=data["id"],
+        report=report.id,
         arm=arm,
         metric=metric,
-        value=data["arms"][arm]["metrics"].get(metric),
-        n=data["arms"][arm]["n"],
-        adapters=(data["arms"][arm]["seeds"] or {}).get("n", 1),
-        collection=index.get("collection"),
-        snapshot=index.get("id"),
-        prompt=data["lineage"].get("prompt", {}),
-        top_k=data["top_k"],
+        value=found.metrics.get(metric),
+        n=found.n,
+        adapters=found.seeds.n if found.seeds else 1,
+        snapshot=report.lineage.index.id,
+        top_k=report.top_k,
+        margin=report.verdict.margin,
+        faults=faults,
         against=against,
     )
 
 
-def live_in_words(spec: RagSpec, version: Version) -> str:
-    """What answers now where a version would."""
-    uri = spec.model if version.kind == "model" else default_uri(spec)
-    named = version_in(uri) if uri else None
-    return named[1] if named else (uri or "the base model")
-
-
-def _against(
-    version: Version, spec: RagSpec, about: list[tuple[Comparison, str]], known: list[Comparison], storage: Path
-) -> Against | None:
-    uri = spec.model if version.kind == "model" else default_uri(spec)
-    what = live_in_words(spec, version)
-    for comparison, arm in about:
-        if uri is None:
-            same = _same_model(comparison.data["lineage"]["model"], spec.model, storage)
-            other = UNTUNED if same and UNTUNED in comparison.data["arms"] else None
-        else:
-            other = _arm_of(comparison.data, uri, version.kind, storage)
-        if other is not None and other != arm:
-            return _paired(comparison.data, arm, other, what)
-    if uri is None:
-        return None
-    # What is live was asked in another comparison, which is as good where it asked the same.
-    for comparison, arm in about:
-        for earlier in known:
-            if earlier is not comparison and _arm_of(earlier.data, uri, version.kind, storage) == arm:
-                found = _across(earlier, comparison, arm, what)
-                if found is not None:
-                    return found
-    return None
-
-
-def _paired(data: Mapping[str, Any], arm: str, other: str, what: str) -> Against | None:
-    for pair in data["pairs"]:
-        if pair["metric"] == data["verdict"]["metric"] and {pair["a"], pair["b"]} == {arm, other}:
-            sign = 1 if pair["a"] == arm else -1
-            low, high = sorted(sign * end for end in pair["ci95"])
-            return Against(what, data["id"], sign * pair["diff"], (low, high), pair["p_adjusted"])
+def _paired(comparison: Comparison, arm: str, other: str, what: str) -> Against | None:
+    report = comparison.report
+    for pair in report.pairs:
+        if pair.metric == report.verdict.metric and {pair.a, pair.b} == {arm, other}:
+            sign = 1 if pair.a == arm else -1
+            low, high = sorted(sign * end for end in pair.ci95)
+            return Against(what, report.id, sign * pair.diff, (low, high), report.arms[arm].n)
     return None
 
 
@@ -155,50 +208,11 @@ def _across(earlier: Comparison, later: Comparison, arm: str, what: str) -> Agai
     """The same arm in two comparisons of the same questions."""
     from tandem.evaluation.report.side_by_side import ITEMS, Side, paired_tests
 
-    if earlier.data["dataset"]["split_sha256"] != later.data["dataset"]["split_sha256"]:
-        return None
-    before, after = (Side(each.data, each.folder / ITEMS) for each in (earlier, later))
     try:
-        test = paired_tests(before, after, [arm], later.data["verdict"]["metric"])[arm]
-    except (TandemError, OSError) as error:
+        before, after = (Side(sides(each), each.folder / ITEMS) for each in (earlier, later))
+        test = paired_tests(before, after, [arm], later.report.verdict.metric)[arm]
+    except (TandemError, OSError, ValueError) as error:  # Arrow's errors are ValueErrors
         logger.warning("%s and %s can't be set side by side: %s", earlier.folder, later.folder, error)
         return None
     low, high = test.ci95
-    return Against(what, later.data["id"], test.diff, (low, high), test.p_adjusted)
-
-
-def _arm_of(data: Mapping[str, Any], uri: str, kind: str, storage: Path) -> str | None:
-    """The arm of a comparison that answered with a model or adapter, and with passages."""
-    if kind == "model":
-        same = _same_model(data["lineage"].get("model", ""), uri, storage)
-        return UNTUNED if same and UNTUNED in data["arms"] else None
-    named = version_in(uri)
-    trained = data["lineage"].get("trained", {})
-    for arm in SERVED_ARMS:
-        asked = trained.get(TUNED[arm], ()) if arm in data["arms"] else ()
-        if any(each.get("id") == named[1] if named else each.get("uri") == uri for each in asked):
-            return arm
-    return None
-
-
-def _same_model(a: str, b: str, storage: Path) -> bool:
-    if a == b:
-        return True
-    try:
-        paths = [model_path_here(uri, storage=storage) for uri in (a, b)]
-    except TandemError:
-        return False
-    return paths[0] is not None and paths[0] == paths[1]
-
-
-def _manifests(storage: Path) -> Iterator[tuple[Manifest, Path]]:
-    for path in (storage / "artifacts").glob(f"*/*/{MANIFEST}"):
-        try:
-            yield read_manifest(path.parent), path.parent
-        except ModelError as error:
-            logger.warning("passed over: %s", error)
-
-
-def _version(manifest: Manifest, folder: Path) -> Version:
-    kind = "adapter" if manifest.type == "adapter" else "model"
-    return Version(manifest.name, manifest.id, kind, manifest.created_at, folder, manifest.meta)  # type: ignore[arg-type]
+    return Against(what, later.report.id, test.diff, (low, high), test.n)

@@ -13,9 +13,25 @@ from tandem.specs.rag import RagSpec
 
 ENDPOINT = "tandem.serving.app:build"
 INGRESS, RETRIEVER, LANGUAGE_MODEL = "Ingress", "Retriever", "LLM"
+# The options of each part that are said here; a file may have others.
+OURS: Mapping[str, frozenset[str]] = {
+    INGRESS: frozenset(
+        {
+            "user_config",
+            "max_ongoing_requests",
+            "max_queued_requests",
+            "backpressure_config",
+            "graceful_shutdown_timeout_s",
+        }
+    ),
+    RETRIEVER: frozenset({"graceful_shutdown_timeout_s"}),
+    LANGUAGE_MODEL: frozenset({"user_config", "graceful_shutdown_timeout_s"}),
+}
+# A version that couldn't be built has no replicas to spare.
+ALIVE = ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
 
-def in_place(
+def in_place(  # noqa: PLR0911 - a list of what stands in the way
     current: Mapping[str, Any], application: Mapping[str, Any], largest_rank: Callable[[str, Sequence[str]], int]
 ) -> dict[str, Any]:
     """An application's config such that what can change while it runs changes so, without new replicas.
@@ -32,7 +48,10 @@ def in_place(
     wanted = dict(application)
     running = (current.get("applications") or {}).get(wanted["name"]) or {}
     before = running.get("deployed_app_config") or {}
-    if running.get("status") != "RUNNING" or wanted.get("import_path") != ENDPOINT or wanted.get("deployments"):
+    own = _by_name(without_taken_over(wanted))
+    if running.get("status") not in ALIVE or not is_endpoint(wanted):
+        return wanted
+    if own != _by_name(wanted) or own != _by_name(without_taken_over(before)):
         return wanted
     if any(before.get(key) != value for key, value in wanted.items() if key not in ("args", "deployments")):
         return wanted
@@ -41,22 +60,27 @@ def in_place(
     except ValidationError:
         # Whatever is wrong with it, the application says when it is built.
         return wanted
-    if new.needs_new_replicas(old) or (new == old and not before.get("deployments")):
+    if new.needs_new_replicas(old) or (new == old and own == _by_name(before)):
         return wanted
     taking_over = _language_model(_served(running), old, new, largest_rank)
     if taking_over is None:
         return wanted
     # Serve fills a deployment's other options from what is there.
-    deployments: dict[str, dict[str, Any]] = {
-        INGRESS: {"user_config": new.user_config(), **ingress_options(new)},
+    # What an ingress of an earlier version doesn't know it is told of only where it matters.
+    ended: dict[str, Any] = {"canary": None} if old.canary and not new.canary else {}
+    options: dict[str, dict[str, Any]] = {
+        INGRESS: {"user_config": new.user_config() | ended, **ingress_options(new)},
         RETRIEVER: drain_options(new),
         LANGUAGE_MODEL: {**taking_over, **drain_options(new)},
     }
-    return {
-        **wanted,
-        "args": before["args"],
-        "deployments": [{"name": name, **options} for name, options in deployments.items()],
-    }
+    names = dict.fromkeys((*options, *own))
+    deployments = [{"name": name, **own.get(name, {}), **options.get(name, {})} for name in names]
+    return {**wanted, "args": before["args"], "deployments": deployments}
+
+
+def is_endpoint(config: Mapping[str, Any]) -> bool:
+    """Whether an application is one of ours."""
+    return config.get("import_path") == ENDPOINT
 
 
 def present_spec(config: Mapping[str, Any]) -> RagSpec | None:
@@ -65,7 +89,7 @@ def present_spec(config: Mapping[str, Any]) -> RagSpec | None:
     Args:
         config: An application's, of Ray Serve.
     """
-    if config.get("import_path") != ENDPOINT:
+    if not is_endpoint(config):
         return None
     overridden = {each["name"]: each.get("user_config") or {} for each in config.get("deployments") or []}
     try:
@@ -75,9 +99,20 @@ def present_spec(config: Mapping[str, Any]) -> RagSpec | None:
 
 
 def without_taken_over(config: Mapping[str, Any]) -> dict[str, Any]:
-    """An application's config without what `in_place` had written into it; overrides of somebody's own stay."""
-    ours = any(each["name"] == INGRESS and "user_config" in each for each in config.get("deployments") or [])
-    return {key: value for key, value in config.items() if key != "deployments" or not ours}
+    """An application's config without what `in_place` writes into it; overrides of other options stay."""
+    if not is_endpoint(config):
+        return dict(config)
+    left = [
+        {key: value for key, value in each.items() if key not in OURS.get(each["name"], ())}
+        for each in config.get("deployments") or []
+    ]
+    own = [each for each in left if each.keys() - {"name"}]
+    rest = {key: value for key, value in config.items() if key != "deployments"}
+    return {**rest, "deployments": own} if own else rest
+
+
+def _by_name(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {str(each["name"]): each for each in config.get("deployments") or []}
 
 
 def _language_model(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.orchestrator.evidence import comparisons, standing_of, versions
+from tandem.orchestrator.comparisons import comparisons
+from tandem.orchestrator.evidence import newest_standing, versions
 from tandem.orchestrator.promotion import canary_in, default_uri
 from tandem.orchestrator.promotion_rules import Standing, Version
 from tandem.specs.rag import RagSpec
@@ -51,7 +52,7 @@ def list_models(storage: Path, endpoints: Mapping[str, RagSpec] | None) -> list[
     return [
         Listed(
             version,
-            standing_of(version, None, known, storage),
+            newest_standing(version, known),
             None if endpoints is None else _serving(endpoints, version),
         )
         for version in versions(storage)

@@ -7,47 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.manifest import latest, read_manifest
-from tandem.orchestrator.releases import Releases
+from tandem.orchestrator.promotion import version_in
+from tandem.specs.rag import RagSpec
 
 SCHEME = "artifact:"
 
 
-class Pins:
-    """Makes each ``artifact:NAME`` of applications ``artifact:NAME@ID``.
+def pinned(value: Any, storage: Path, kept: Mapping[str, str]) -> Any:
+    """A config with each ``artifact:NAME`` made ``artifact:NAME@ID``.
 
-    A config that says the same as before changes nothing for Serve, so a newer artifact must show in it. But what was
-    promoted, or taken back, stays as it is: a deploy for another reason must not undo it.
+    A config that says the same as before changes nothing for Serve, so a newer artifact must show in it.
 
     Args:
+        value: The config, or a part of it.
         storage: Where artifacts are looked up.
-        releases: What was promoted.
+        kept: By name, versions to take instead of the newest.
+
+    Raises:
+        NotFoundError: No job of that name has made anything.
     """
-
-    def __init__(self, storage: Path, releases: Releases) -> None:
-        self._storage = storage
-        self._releases = releases
-        self.notes: list[str] = []
-
-    def pinned(self, application: Mapping[str, Any]) -> dict[str, Any]:
-        """An application with each artifact at one version.
-
-        Raises:
-            NotFoundError: No job of that name has made anything.
-        """
-        promoted = self._releases.promoted(str(application["name"]))
-        found: dict[str, Any] = self._pin(dict(application), promoted)
-        return found
-
-    def _pin(self, value: Any, promoted: Mapping[str, str]) -> Any:
-        if isinstance(value, dict):
-            return {key: self._pin(item, promoted) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._pin(item, promoted) for item in value]
-        if not isinstance(value, str) or not value.startswith(SCHEME) or "@" in value:
-            return value
+    if isinstance(value, dict):
+        return {key: pinned(item, storage, kept) for key, item in value.items()}
+    if isinstance(value, list):
+        return [pinned(item, storage, kept) for item in value]
+    if isinstance(value, str) and value.startswith(SCHEME) and "@" not in value:
         name = value.removeprefix(SCHEME)
-        newest = read_manifest(latest(self._storage, name)).id
-        kept = promoted.get(name, newest)
-        if kept != newest:
-            self.notes.append(f"{name} stays {kept}, as promoted; the newest is {newest}: `tandem promote {name}`")
-        return f"{value}@{kept}"
+        return f"{value}@{kept.get(name) or newest(storage, name)}"
+    return value
+
+
+def newest(storage: Path, name: str) -> str:
+    """The id of the newest artifact of a name."""
+    return read_manifest(latest(storage, name)).id
+
+
+def versions_in(spec: RagSpec) -> dict[str, str]:
+    """By model, the versions in an application, canaries aside."""
+    tried = spec.canary.model if spec.canary else None
+    uris = [spec.model, *(each.uri for each in spec.adapters if each.name != tried)]
+    return dict(named for uri in uris if (named := version_in(uri)))

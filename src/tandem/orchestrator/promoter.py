@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tandem.artifacts.manifest import latest
-from tandem.errors import ConflictError, InputError, NotFoundError, NotPromotedError
+from tandem.errors import ConflictError, InputError, ModelError, NotFoundError, NotPromotedError
 from tandem.models.loading import model_path_here
 from tandem.models.lora import check_fits
+from tandem.orchestrator.comparisons import Comparison, comparisons
 from tandem.orchestrator.deploy import Deployer, no_such_endpoint
-from tandem.orchestrator.evidence import comparisons, find_version, live_in_words, standing_of
+from tandem.orchestrator.evidence import Models, find_version, standing_in
 from tandem.orchestrator.promotion import (
     Change,
-    answers_itself,
     canary_in,
     changes,
-    live_in,
+    earlier,
+    in_words,
     promoted,
     serves,
     taken_back,
     version_in,
+    version_of,
     without_canary,
 )
-from tandem.orchestrator.promotion_rules import Version, judge
-from tandem.orchestrator.releases import Act, Cause, Release
-from tandem.retrieval.snapshot import find_snapshot
+from tandem.orchestrator.promotion_rules import Version, weigh
+from tandem.orchestrator.releases import Act, Cause
 from tandem.specs.rag import RagSpec
+
+# While it is judged somebody else may change the endpoint: then it is judged anew.
+TRIES = 3
 
 
 class Promoter:
@@ -42,7 +45,6 @@ class Promoter:
     def __init__(self, storage: Path, deployer: Deployer) -> None:
         self._storage = storage
         self.deployer = deployer
-        self._releases = deployer.releases
 
     def promote(
         self,
@@ -77,75 +79,68 @@ class Promoter:
         """
         found = find_version(self._storage, model, version)
         name = self._app(model, app)
-        made: list[Change] = []
+        # Read before the endpoint is held: nobody can deploy meanwhile.
+        known = comparisons(self._storage)
 
-        def decide(before: RagSpec) -> tuple[RagSpec, Cause]:
+        def plan(before: RagSpec) -> tuple[RagSpec, Change]:
             after = promoted(before, found, share=share)
             if after == before and not already_there_is_fine:
                 raise ConflictError(f"{found.id} answers there already", where=name)
-            change = self._judged(name, found, before, after, share)
-            made.append(change)
+            change = self._judged(name, found, before, after, share, known)
             if change.refusals and change.changed and not force and not dry_run:
                 raise NotPromotedError(
                     f"{found.id} may not take over: {'; '.join(change.refusals)}",
                     where=name,
                     remedy="`--force` promotes it all the same, and is written down",
                 )
-            act = Act.PROMOTE if share is None else Act.CANARY
-            return after, Cause(act, by, change.facts() | {"forced": bool(change.refusals)})
+            return after, change
 
-        self._change(name, decide, dry_run=dry_run)
-        return made[0]
+        return self._carry_out(name, plan, Act.PROMOTE if share is None else Act.CANARY, dry_run=dry_run, by=by)
 
     def rollback(self, model: str, *, app: str | None = None, dry_run: bool = False, by: str = "") -> Change:
         """Have an endpoint answer with the version of a model that it had before; a canary of it just ends.
 
         Raises:
-            ConflictError: It never had another one.
+            ConflictError: There is nothing before, or it doesn't go with what is there now.
             InputError: There are several endpoints and none is named.
+            ModelError: The version from before was trained over another base model.
             NotFoundError: No such endpoint, or the version from before is gone.
         """
         name = self._app(model, app)
-        made: list[Change] = []
 
-        def decide(before: RagSpec) -> tuple[RagSpec, Cause]:
-            notes: list[str] = []
+        def plan(before: RagSpec) -> tuple[RagSpec, Change]:
             tried = canary_in(before, model)
-            if tried is not None:
-                after, was = without_canary(before, model), _id(tried.uri)
-            else:
-                release, then = self._before(name, before, model)
-                after, was = taken_back(before, then, model), _version_of(before, model)
-                notes = self._moved_on(release, after)
-            for uri in (after.model, *(each.uri for each in after.adapters)):
-                if named := version_in(uri):
-                    latest(self._storage, *named)
+            after, notes = (without_canary(before, model), ()) if tried else self._back(name, before, model)
             change = Change(
                 app=name,
                 model=model,
-                version=_version_of(after, model),
-                was=was,
+                version=version_of(after, model),
+                was=(version_in(tried.uri) or (model, None))[1] if tried else version_of(before, model),
                 share=before.canary.share if tried is not None and before.canary else None,
+                answers=in_words(after),
+                answered=in_words(before),
                 changed=changes(before, after),
-                standing=None,
-                refusals=(),
-                notes=tuple(notes),
-                index=self._snapshot(after),
+                notes=notes,
             )
-            made.append(change)
-            return after, Cause(Act.ROLLBACK, by, change.facts())
+            return after, change
 
-        self._change(name, decide, dry_run=dry_run)
-        return made[0]
+        return self._carry_out(name, plan, Act.ROLLBACK, dry_run=dry_run, by=by)
 
-    def _change(self, name: str, decide: Callable[[RagSpec], tuple[RagSpec, Cause]], *, dry_run: bool) -> None:
-        if not dry_run:
-            self.deployer.change(name, decide)
-            return
-        endpoints = self.deployer.endpoints()
-        if name not in endpoints:
-            raise no_such_endpoint(name, endpoints)
-        decide(endpoints[name])
+    def _carry_out(
+        self, name: str, plan: Callable[[RagSpec], tuple[RagSpec, Change]], act: Act, *, dry_run: bool, by: str
+    ) -> Change:
+        for _ in range(TRIES):
+            endpoints = self.deployer.endpoints()
+            if name not in endpoints:
+                raise no_such_endpoint(name, endpoints)
+            before = endpoints[name]
+            after, change = plan(before)
+            if dry_run or after == before:
+                return change
+            cause = Cause(act, by, change.facts() | {"forced": bool(change.refusals)})
+            if self.deployer.change(name, before, after, cause):
+                return change
+        raise ConflictError("others are changing it at the same time", where=name, remedy="look again, then try again")
 
     def _app(self, model: str, app: str | None) -> str:
         if app is not None:
@@ -160,76 +155,93 @@ class Promoter:
         where = "have it" if having else "could take it"
         raise InputError(f"{', '.join(fitting)} {where}", where=model, remedy="name one with --app")
 
-    def _judged(self, app: str, version: Version, before: RagSpec, after: RagSpec, share: float | None) -> Change:
+    def _judged(
+        self,
+        app: str,
+        version: Version,
+        before: RagSpec,
+        after: RagSpec,
+        share: float | None,
+        known: Sequence[Comparison],
+    ) -> Change:
         if version.kind == "adapter":
-            base = model_path_here(after.model, storage=self._storage)
-            if base is not None:
-                check_fits(version.folder, base)
-        known = comparisons(self._storage)
-        standing = standing_of(version, before, known, self._storage)
-        judgement = judge(
+            self._check_base(version, after)
+        standing = standing_in(version, before, after, known, self._storage)
+        judgement = weigh(
             before,
             after,
             standing,
-            live=live_in_words(before, version),
-            beside=[each for each in self._beside(after) if each.id != version.id],
-            snapshot=self._snapshot(after),
+            live=in_words(before),
+            beside=self._beside(after, version),
+            snapshot=self.deployer.snapshot(after),
             canary=share is not None,
         )
         return Change(
             app=app,
             model=version.name,
             version=version.id,
-            was=_version_of(before, version.name),
+            was=version_of(before, version.name),
             share=share,
+            answers=in_words(after),
+            answered=in_words(before),
             changed=changes(before, after),
             standing=standing,
             refusals=judgement.refusals,
             notes=judgement.notes,
-            index=self._snapshot(after),
         )
 
-    def _beside(self, spec: RagSpec) -> list[Version]:
-        named = [found for each in spec.adapters if (found := version_in(each.uri))]
-        return [find_version(self._storage, *each) for each in named]
+    def _check_base(self, version: Version, spec: RagSpec) -> None:
+        trained_on = version.meta.get("base_model")
+        if trained_on is not None and not Models(self._storage).may_be_same(str(trained_on), spec.model):
+            raise ModelError(
+                f"trained on another base model, {trained_on}",
+                where=version.uri,
+                remedy=f"the application has {spec.model}",
+            )
+        base = model_path_here(spec.model, storage=self._storage)
+        if base is not None:
+            check_fits(version.folder, base)
 
-    def _snapshot(self, spec: RagSpec) -> str | None:
-        found = find_snapshot(self._storage, spec.retriever.collection)
-        return found.id if found else None
+    def _beside(self, spec: RagSpec, version: Version) -> list[Version]:
+        """The other versions that an application has; of one that is gone nothing can be told."""
+        found = []
+        for each in spec.adapters:
+            named = version_in(each.uri)
+            if named is not None and named[1] != version.id:
+                with suppress(NotFoundError, ModelError):
+                    found.append(find_version(self._storage, *named))
+        return found
 
-    def _before(self, app: str, now: RagSpec, model: str) -> tuple[Release, RagSpec]:
-        """The latest state of an endpoint in which it had another version of a model, or answered with another."""
-        for release in self._releases.of(app):
-            try:
-                then = RagSpec.model_validate(release.spec)
-            except ValidationError:
-                continue  # of a version of Tandem whose specs said other things
-            settled = without_canary(then, model)
-            roles = answers_itself(settled, model), answers_itself(now, model)
-            moved = None not in roles and roles[0] != roles[1]
-            if moved or _version_of(settled, model) != _version_of(now, model):
-                return release, settled
-        raise ConflictError(
-            f"{model} has never stood for anything else here", where=app, remedy="`tandem models` says what is live"
-        )
-
-    def _moved_on(self, release: Release, after: RagSpec) -> list[str]:
-        then, now = release.facts.get("index"), self._snapshot(after)
-        if None in (then, now) or then == now:
-            return []
-        collection = after.retriever.collection
-        return [
-            f"{collection} has been indexed anew since then; `tandem index rollback {collection}` goes back to the "
-            "collection from before, where one was kept"
+    def _back(self, app: str, now: RagSpec, model: str) -> tuple[RagSpec, tuple[str, ...]]:
+        """An endpoint with what it had of a model before, and what is to be known of that."""
+        self.deployer.releases.settle(app, now)
+        life = [(release, spec) for release in self.deployer.releases.life(app) if (spec := release.read())]
+        history = [
+            (spec, release.act is Act.ROLLBACK and release.facts.get("model") == model) for release, spec in life
         ]
+        place = earlier(history, now, model)
+        if place is None:
+            raise ConflictError(
+                f"{model} has stood for nothing else here before", where=app,
+                remedy="`tandem releases` says what answered; `tandem promote MODEL VERSION` names one",
+            )  # fmt: skip
+        release, then = life[place]
+        after = taken_back(now, without_canary(then, model), model)
+        self._check_new(now, after)
+        indexed, snapshot = release.facts.get("index"), self.deployer.snapshot(after)
+        if None in (indexed, snapshot) or indexed == snapshot:
+            return after, ()
+        collection = after.retriever.collection
+        note = f"{collection} has been indexed anew since then; `tandem index rollback {collection}` goes back to the "
+        return after, (note + "collection from before, where one was kept",)
 
-
-def _version_of(spec: RagSpec, model: str) -> str | None:
-    live = live_in(spec, model)
-    named = version_in(live.uri if live else spec.model)
-    return named[1] if named and named[0] == model else None
-
-
-def _id(uri: str) -> str | None:
-    named = version_in(uri)
-    return named[1] if named else None
+    def _check_new(self, before: RagSpec, after: RagSpec) -> None:
+        """What comes in must be there, and fit."""
+        there = {before.model, *(each.uri for each in before.adapters)}
+        for each in after.adapters:
+            named = version_in(each.uri)
+            if each.uri not in there and named:
+                self._check_base(find_version(self._storage, *named), after)
+        named = version_in(after.model)
+        if after.model not in there and named:
+            latest(self._storage, *named)

@@ -6,7 +6,7 @@ Specs to specs: nothing is looked up or changed here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from tandem.errors import ConflictError, InputError
 from tandem.orchestrator.promotion_rules import Standing, Version
 from tandem.specs.adapters import AdapterSpec
-from tandem.specs.rag import RagSpec
+from tandem.specs.rag import RagSequenceSpec, RagSpec, UpstreamSpec
 
 NAME_LENGTH = 40
 CANARY = "-canary"
+BASE = "the base model"
 _ARTIFACT = re.compile(r"artifact:(?P<name>[^@]+)@(?P<id>.+)")
 
 
@@ -31,12 +32,13 @@ class Change:
         model: The model's name.
         version: The id that it stands for from then on; None: it is taken out.
         was: The id before; None: it wasn't there.
-        share: Of a canary; None where it takes over whole.
+        share: Of the canary that begins or ends; None where it is about all.
+        answers: What answers from then on what is asked of the application's own name, in words.
+        answered: What did before.
         changed: The places of the application's spec that change.
         standing: What comparisons say; None of a rollback, or where none does.
         refusals: What spoke against it, and was overruled.
         notes: What else is to be known.
-        index: The collection's snapshot at that time.
     """
 
     app: str
@@ -44,17 +46,20 @@ class Change:
     version: str | None
     was: str | None
     share: float | None
+    answers: str
+    answered: str
     changed: tuple[str, ...]
-    standing: Standing | None
-    refusals: tuple[str, ...]
-    notes: tuple[str, ...]
-    index: str | None
+    standing: Standing | None = None
+    refusals: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        before = self.was or "the base model"
-        if self.share is not None:
-            return f"{self.app}: {self.version} answers {self.share:.0%} of the conversations; {before} the rest"
-        return f"{self.app}: {self.version or 'the base model'} answers; before: {before}"
+        if self.share is None:
+            before = f"; before: {self.answered}" if self.answered != self.answers else " as before"
+            return f"{self.app}: {self.answers} answers{before}"
+        if self.version is None or self.version == self.was:
+            return f"{self.app}: {self.answers} answers all; what was tried is gone"
+        return f"{self.app}: {self.version} answers {self.share:.0%} of the conversations; {self.answers} the rest"
 
     def facts(self) -> dict[str, Any]:
         """As JSON types."""
@@ -68,9 +73,10 @@ def version_in(uri: str) -> tuple[str, str] | None:
 
 
 def live_in(spec: RagSpec, model: str) -> AdapterSpec | None:
-    """The adapter by which an application has a model, its canary aside."""
+    """The adapter by which an application has a model, its canary aside; of several the one that is the default."""
     canary = spec.canary.model if spec.canary else None
-    return next((each for each in spec.adapters if each.name != canary and _is(each.uri, model)), None)
+    found = [each for each in spec.adapters if each.name != canary and _is(each.uri, model)]
+    return next((each for each in found if each.name == spec.default_model), next(iter(found), None))
 
 
 def canary_in(spec: RagSpec, model: str) -> AdapterSpec | None:
@@ -84,17 +90,37 @@ def serves(spec: RagSpec, model: str) -> bool:
     return any(_is(uri, model) for uri in (spec.model, *(each.uri for each in spec.adapters)))
 
 
+def version_of(spec: RagSpec, model: str) -> str | None:
+    """The version that a model stands for in an application, its canary aside."""
+    live = live_in(spec, model)
+    named = version_in(live.uri if live else spec.model)
+    return named[1] if named and named[0] == model else None
+
+
+def answering(spec: RagSpec, *, whole: bool) -> tuple[str | None, str | None]:
+    """URI and version of what answers what is asked of the application's own name; None: the base model; none of ours.
+
+    Args:
+        spec: The application.
+        whole: Of models alone: the base model itself.
+    """
+    uri = spec.model if whole else default_uri(spec)
+    named = version_in(uri) if uri else None
+    return uri, named[1] if named else None
+
+
 def default_uri(spec: RagSpec) -> str | None:
     """The URI of the adapter that answers what is asked of the application's own name; None: the base model does."""
     return next((each.uri for each in spec.adapters if each.name == spec.default_model), None)
 
 
-def answers_itself(spec: RagSpec, model: str) -> bool | None:
-    """Whether a model answers what is asked of the application's own name; None: neither it nor the base does."""
-    live = live_in(spec, model)
-    if _is(spec.model, model) or (live is not None and spec.default_model == live.name):
-        return True
-    return False if default_uri(spec) is None else None
+def in_words(spec: RagSpec) -> str:
+    """What answers what is asked of the application's own name."""
+    uri = default_uri(spec)
+    if uri is None and version_in(spec.model) is None:
+        return BASE
+    named = version_in(uri or spec.model)
+    return named[1] if named else str(uri)
 
 
 def promoted(spec: RagSpec, version: Version, *, share: float | None = None) -> RagSpec:
@@ -106,33 +132,36 @@ def promoted(spec: RagSpec, version: Version, *, share: float | None = None) -> 
         share: Of a canary, between 0 and 1; None: all, and a canary of this model ends.
 
     Raises:
-        ConflictError: Another model's canary is on, or it is of a kind of which there can be none, or adapters of
-            another base model are there.
+        ConflictError: It answers already, another model's canary is on, or there is no place for it.
         InputError: A name that is taken.
     """
     if version.kind == "model":
         return _with_base(spec, version, share)
+    live = live_in(spec, version.name)
+    if share is not None and live is not None and live.uri == version.uri and spec.default_model == live.name:
+        raise ConflictError(f"{version.id} answers all of it already", where=spec.name)
     if share is not None and spec.canary is not None and canary_in(spec, version.name) is None:
         raise ConflictError(
             f"{spec.canary.model} is being tried: one at a time", where=spec.name, remedy="promote it, or take it back"
         )
     spec = without_canary(spec, version.name)
-    live = live_in(spec, version.name)
+    own = {} if version.prompt is None else {"prompt": version.prompt.canonical()}
     if share is not None:
-        name = (live.name if live else version.name)[: NAME_LENGTH - len(CANARY)].rstrip("-") + CANARY
-        adapters = [*spec.adapters, AdapterSpec(name=name, uri=version.uri)]
-        return _changed(spec, adapters=adapters, canary={"model": name, "share": share}, prompt=version.prompt)
+        tried = AdapterSpec(name=_canary_name(spec, version.name), uri=version.uri)
+        adapters = [*spec.adapters, tried]
+        return _changed(spec, adapters=adapters, canary={"model": tried.name, "share": share}, **own)
     slot = AdapterSpec(name=live.name if live else version.name, uri=version.uri)
     adapters = [slot if each == live else each for each in spec.adapters] + ([] if live else [slot])
-    return _changed(spec, adapters=adapters, default_model=slot.name, prompt=version.prompt)
+    return _changed(spec, adapters=adapters, default_model=slot.name, **own)
 
 
 def without_canary(spec: RagSpec, model: str) -> RagSpec:
-    """An application that tries no version of a model any more."""
+    """An application that tries no version of a model any more; an adapter that was there for that alone goes."""
     tried = canary_in(spec, model)
     if tried is None:
         return spec
-    return spec.model_copy(update={"canary": None, "adapters": tuple(each for each in spec.adapters if each != tried)})
+    ours = tried.name == _canary_name(spec, model)
+    return _changed(spec, canary=None, adapters=[each for each in spec.adapters if each != tried or not ours])
 
 
 def taken_back(spec: RagSpec, before: RagSpec, model: str) -> RagSpec:
@@ -144,19 +173,54 @@ def taken_back(spec: RagSpec, before: RagSpec, model: str) -> RagSpec:
         spec: The application now.
         before: As it was.
         model: Whose version goes back.
+
+    Raises:
+        ConflictError: Adapters are there of the base model that would go.
+        InputError: A name that is taken meanwhile.
     """
-    if _is(spec.model, model) or _is(before.model, model):
-        return _changed(spec, model=before.model, prompt=before.prompt)
+    if _is(spec.model, model):
+        _check_no_adapters(spec, before.model)
+        return _changed(spec, model=before.model, prompt=before.prompt.canonical())
     live, then = live_in(spec, model), live_in(before, model)
-    now, was = answers_itself(spec, model), answers_itself(before, model)
-    moves_default = now is not None and (now or was is True)
+    moves_default = default_uri(spec) is None or (live is not None and spec.default_model == live.name)
     spec = without_canary(spec, model)
     adapters = [then if each == live else each for each in spec.adapters] + ([then] if then and not live else [])
     kept = [each for each in adapters if each is not None]
     if not moves_default:
         return _changed(spec, adapters=kept)
     default = before.default_model if before.default_model in {each.name for each in kept} else None
-    return spec_of({**spec.canonical(), **_plain(adapters=kept, prompt=before.prompt), "default_model": default})
+    return _changed(spec, adapters=kept, default_model=default, prompt=before.prompt.canonical())
+
+
+def earlier(history: Sequence[tuple[RagSpec, bool]], now: RagSpec, model: str) -> int | None:
+    """The state of an application to which a model goes back: that before it came to be as it is, and so on.
+
+    What was rolled back isn't gone back to: two rollbacks in a row lead two steps back.
+
+    Args:
+        history: Its states, the oldest first, and whether a rollback of this model made each.
+        now: The application.
+        model: Whose version goes back.
+
+    Returns:
+        Which of the states; None: there is none before.
+    """
+    stack: list[tuple[tuple[str | None, bool], RagSpec, int]] = []
+    for place, (spec, rolled_back) in enumerate([*history, (now, False)]):
+        settled = without_canary(spec, model)
+        whole = _is(settled.model, model) or _is(now.model, model)
+        if stack and not whole and stack[-1][1].model != settled.model:
+            # What was trained over another base model is of no use over this one.
+            stack.clear()
+        state = version_of(settled, model), _role(settled, model, stack[-1][0] if stack else None)
+        if rolled_back:
+            while stack and stack[-1][0] != state:
+                stack.pop()
+        if stack and stack[-1][0] == state:
+            # With what was changed of it since.
+            stack.pop()
+        stack.append((state, settled, place))
+    return stack[-2][2] if len(stack) > 1 else None
 
 
 def changes(before: RagSpec, after: RagSpec) -> tuple[str, ...]:
@@ -165,8 +229,52 @@ def changes(before: RagSpec, after: RagSpec) -> tuple[str, ...]:
     return tuple(name for name in a if a[name] != b[name])
 
 
-def spec_of(fields: Mapping[str, Any]) -> RagSpec:
-    """A spec, checked.
+def _role(spec: RagSpec, model: str, before: tuple[str | None, bool] | None) -> bool:
+    """Whether a model answers what is asked of the application's own name; where another one took that: as before."""
+    live = live_in(spec, model)
+    if _is(spec.model, model) or (live is not None and spec.default_model == live.name):
+        return True
+    taken = default_uri(spec) is not None and live is not None
+    return before[1] if taken and before is not None else False
+
+
+def _canary_name(spec: RagSpec, model: str) -> str:
+    live = live_in(spec, model)
+    return (live.name if live else model)[: NAME_LENGTH - len(CANARY)].rstrip("-") + CANARY
+
+
+def _with_base(spec: RagSpec, version: Version, share: float | None) -> RagSpec:
+    if share is not None:
+        raise ConflictError(
+            f"{version.name} is a whole model: an application has room for one alone",
+            remedy="deploy it as an application of its own, or promote it without --canary",
+        )
+    if isinstance(spec.engine, UpstreamSpec | RagSequenceSpec):
+        raise ConflictError(f"engine {spec.engine.name} answers with other models than ours", where=spec.name)
+    _check_no_adapters(spec, version.name)
+    own = {} if version.prompt is None else {"prompt": version.prompt.canonical()}
+    return _changed(spec, model=version.uri, **own)
+
+
+def _check_no_adapters(spec: RagSpec, other: str) -> None:
+    if spec.adapters:
+        names = ", ".join(each.name for each in spec.adapters)
+        raise ConflictError(
+            f"{names}: trained over {spec.model}, and of no use over {other}",
+            where=spec.name,
+            remedy="deploy it without adapters first",
+        )
+
+
+def _changed(spec: RagSpec, **fields: Any) -> RagSpec:
+    """With other values in some places; adapters as specs."""
+    if "adapters" in fields:
+        fields["adapters"] = [each.canonical() for each in fields["adapters"]]
+    return checked({**spec.canonical(), **fields})
+
+
+def checked(fields: Mapping[str, Any]) -> RagSpec:
+    """A spec.
 
     Raises:
         InputError: It doesn't fit together.
@@ -176,35 +284,6 @@ def spec_of(fields: Mapping[str, Any]) -> RagSpec:
     except ValidationError as error:
         said = error.errors(include_url=False)[0]["msg"]
         raise InputError(f"the application can't be so: {said}", remedy="deploy a file that says it") from None
-
-
-def _with_base(spec: RagSpec, version: Version, share: float | None) -> RagSpec:
-    if share is not None:
-        raise ConflictError(
-            f"{version.name} is a whole model: an application has room for one alone",
-            remedy="deploy it as an application of its own, or promote it without --canary",
-        )
-    if spec.adapters:
-        names = ", ".join(each.name for each in spec.adapters)
-        raise ConflictError(
-            f"{names}: trained over {spec.model}, and of no use over {version.name}",
-            where=spec.name,
-            remedy="deploy it without adapters first",
-        )
-    return _changed(spec, model=version.uri, prompt=version.prompt)
-
-
-def _changed(spec: RagSpec, **fields: Any) -> RagSpec:
-    return spec_of({**spec.canonical(), **_plain(**fields)})
-
-
-def _plain(**fields: Any) -> dict[str, Any]:
-    """Fields of a spec as JSON types; None: as it is."""
-    adapters = fields.pop("adapters", None)
-    prompt = fields.pop("prompt", None)
-    plain = {name: value for name, value in fields.items() if value is not None}
-    plain |= {} if adapters is None else {"adapters": [each.canonical() for each in adapters]}
-    return plain | ({} if prompt is None else {"prompt": prompt.canonical()})
 
 
 def _is(uri: str, model: str) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from tandem.errors import ModelError
 from tandem.specs.base import PromptSpec
 from tandem.specs.rag import RagSpec
-
-ALPHA = 0.05  # of the paired tests, after Holm's correction: the verdict's own
 
 
 @dataclass(frozen=True)
@@ -40,42 +41,45 @@ class Version:
 
     @property
     def prompt(self) -> PromptSpec | None:
-        """What it was trained with, if its manifest says so."""
+        """What it was trained with, if its manifest says so.
+
+        Raises:
+            ModelError: In words that this version doesn't know.
+        """
         said = self.meta.get("prompt")
-        return None if said is None else PromptSpec.model_validate(said)
+        try:
+            return None if said is None else PromptSpec.model_validate(said)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]["msg"]
+            raise ModelError(f"its prompt can't be read: {fault}", where=self.uri, remedy="train it anew") from None
 
 
 @dataclass(frozen=True)
 class Against:
-    """What paired tests say of a version and what it would take the place of.
+    """What a paired test says of a version and what it would take the place of.
 
     Attributes:
-        what: That is: a version's id, or ``the base model``.
-        report: Of the comparison that asked it.
+        what: That is: a version's id, a URI, or ``the base model``.
+        report: Of the comparison that asked the version.
         diff: Mean of the version less mean of the other, in units of the metric.
         ci95: Of the difference.
-        p: After Holm's correction.
+        n: Questions.
     """
 
     what: str
     report: str
     diff: float
     ci95: tuple[float, float]
-    p: float
-
-    @property
-    def worse(self) -> bool:
-        """Whether the version is shown to be worse."""
-        return self.p < ALPHA and self.diff < 0
+    n: int
 
     def __str__(self) -> str:
         low, high = self.ci95
-        return f"{self.diff:+.3f} ({low:+.3f} to {high:+.3f}, p {self.p:.2g}) against {self.what}"
+        return f"{self.diff:+.3f} ({low:+.3f} to {high:+.3f}) against {self.what}"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What the newest comparison says that asked a version as an endpoint asks it: with passages.
+    """What a comparison says that asked a version as an endpoint asks it: with passages.
 
     Attributes:
         report: The comparison's id.
@@ -84,10 +88,10 @@ class Standing:
         value: Of the metric.
         n: Questions.
         adapters: Trained with different seeds, of which the arm's figures are the mean.
-        collection: In which it searched.
         snapshot: Of the index then; None where nothing says so.
-        prompt: With which it was asked.
         top_k: Passages for each question.
+        margin: Differences below it count as none, says the comparison's spec.
+        faults: In what it asked otherwise than the application would.
         against: What is live now; None where no comparison says which of both is better.
     """
 
@@ -97,10 +101,10 @@ class Standing:
     value: float | None
     n: int
     adapters: int
-    collection: str | None
     snapshot: str | None
-    prompt: Mapping[str, Any]
     top_k: int
+    margin: float
+    faults: tuple[str, ...]
     against: Against | None
 
 
@@ -112,7 +116,7 @@ class Judgement:
     notes: tuple[str, ...]
 
 
-def judge(
+def weigh(
     before: RagSpec,
     after: RagSpec,
     standing: Standing | None,
@@ -122,9 +126,10 @@ def judge(
     snapshot: str | None,
     canary: bool,
 ) -> Judgement:
-    """The rules: what takes over was compared as it would answer, and isn't shown to be worse than what is live.
+    """The rules: what takes over was compared as it would answer, and is as good as what is live, to within the margin.
 
-    A canary needn't have been compared: it is asked little, and watched.
+    As measured, since intervals of so few questions as people have would refuse nearly everything; and not where they
+    show that it is worse. What is unknown is no reason against a canary: it is asked little, and watched.
 
     Args:
         before: The application now.
@@ -136,28 +141,33 @@ def judge(
         canary: Whether it only tries it.
     """
     refusals: list[str] = []
+    unknown: list[str] = []
     notes: list[str] = []
     if canary and after.prompt != before.prompt:
         refusals.append("it was trained with another prompt than the application's, of which there is one for all")
-    others = [each for each in beside if each.prompt not in (None, after.prompt)]
+    others = [each.name for each in beside if each.prompt not in (None, after.prompt)]
     if others and not canary:
-        names = ", ".join(each.name for each in others)
-        refusals.append(f"its prompt is another than that of {names}, and an application has one")
+        refusals.append(f"its prompt is another than that of {', '.join(others)}, and an application has one")
     if standing is None:
-        said = "no comparison has asked it with passages: compare it first (arms `raft` or `tuned_rag`)"
-        (notes if canary else refusals).append(said)
-        return Judgement(tuple(refusals), tuple(notes))
-    if standing.collection != after.retriever.collection:
-        refusals.append(
-            f"{standing.report} searched {standing.collection}, the application searches {after.retriever.collection}"
-        )
-    if standing.prompt != after.prompt.canonical():
-        refusals.append(f"{standing.report} asked with another prompt than the application would")
-    if standing.against is None:
-        said = f"no comparison has asked both it and what answers now ({live}) the same questions"
-        (notes if canary else refusals).append(said)
-    elif standing.against.worse:
-        refusals.append(f"it is worse: {standing.metric} {standing.against}")
+        unknown.append("no comparison has asked it with passages: compare it first (arms `raft` or `tuned_rag`)")
+    elif standing.faults:
+        unknown += standing.faults
+    elif standing.against is None:
+        unknown.append(f"no comparison has asked both it and what answers now ({live}) the same questions")
+    else:
+        worse = standing.against.diff < -standing.margin or standing.against.ci95[1] < 0
+        said = f"{standing.metric} {standing.against}, of {standing.against.n} questions"
+        if worse:
+            refusals.append(f"it is worse: {said}")
+        elif standing.against.ci95[0] < -standing.margin:
+            notes.append(f"a loss can't be ruled out: {said}")
+    if standing is not None and not standing.faults:
+        notes += _notes(standing, after, snapshot)
+    return Judgement((*refusals, *(() if canary else unknown)), (*(unknown if canary else ()), *notes))
+
+
+def _notes(standing: Standing, after: RagSpec, snapshot: str | None) -> list[str]:
+    notes = []
     if standing.adapters > 1:
         notes.append(f"{standing.report} says how {standing.adapters} seeds do on average, of which this is one")
     if standing.top_k != after.retriever.top_k:
@@ -166,4 +176,4 @@ def judge(
         )
     if None not in (snapshot, standing.snapshot) and snapshot != standing.snapshot:
         notes.append(f"{after.retriever.collection} has been indexed anew since {standing.report}")
-    return Judgement(tuple(refusals), tuple(notes))
+    return notes

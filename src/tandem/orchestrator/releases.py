@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from tandem.orchestrator.database import Database
-from tandem.orchestrator.promotion import version_in
 from tandem.orchestrator.tables import ReleaseRow
 from tandem.specs.rag import RagSpec
 
@@ -27,6 +27,10 @@ class Act(StrEnum):
     PROMOTE = "promote"
     CANARY = "canary"
     ROLLBACK = "rollback"
+    UNDEPLOY = "undeploy"
+
+
+PROMOTING = frozenset({Act.PROMOTE, Act.CANARY, Act.ROLLBACK})
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,12 @@ class Cause:
     Attributes:
         act: What is done.
         by: Whose key it was asked with.
-        facts: On what grounds, as JSON types: see `promotion.Change.facts`.
+        facts: As JSON types. Of a deploy `file`, what the file says; else on what grounds: `promotion.Change.facts`.
     """
 
     act: Act = Act.DEPLOY
     by: str = ""
-    facts: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Release:
         at: Seconds since the epoch.
         by: Whose key it was asked with.
         spec: What answers from then on, as JSON types: an earlier version of Tandem may have written it.
-        facts: On what grounds.
+        facts: On what grounds, with `index`: the collection's snapshot at that time.
     """
 
     number: int
@@ -65,6 +69,13 @@ class Release:
     by: str
     spec: dict[str, Any]
     facts: dict[str, Any]
+
+    def read(self, what: str | None = None) -> RagSpec | None:
+        """Its spec, or that in a fact; None where there is none, or it is in words that this version doesn't know."""
+        try:
+            return RagSpec.model_validate(self.spec if what is None else self.facts[what])
+        except (ValidationError, KeyError):
+            return None
 
 
 class Releases:
@@ -79,15 +90,15 @@ class Releases:
         self._database = database
         self._clock = clock
 
-    def begin(self, app: str, spec: RagSpec, cause: Cause) -> int:
+    def begin(self, app: str, spec: Mapping[str, Any], cause: Cause) -> int:
         """Write down what Ray Serve is about to be told.
 
         Returns:
             The release's number, for `done`.
         """
         row = ReleaseRow(
-            app=app, action=str(cause.act), at=self._clock(), by=cause.by, spec=_json(spec.canonical()),
-            facts=_json(cause.facts or {}), done=False,
+            app=app, action=str(cause.act), at=self._clock(), by=cause.by, spec=_json(spec), facts=_json(cause.facts),
+            done=False,
         )  # fmt: skip
         with self._database.write() as session:
             session.add(row)
@@ -99,26 +110,41 @@ class Releases:
         with self._database.write() as session:
             session.get_one(ReleaseRow, number).done = True
 
+    def settle(self, app: str, present: RagSpec) -> None:
+        """Note that the last release was taken after all: Ray Serve has it, and whoever asked for it didn't hear."""
+        with self._database.write() as session:
+            query = select(ReleaseRow).where(ReleaseRow.app == app).order_by(ReleaseRow.seq.desc()).limit(1)
+            row = session.scalars(query).first()
+            if row is not None and not row.done and json.loads(row.spec) == present.canonical():
+                row.done = True
+
     def of(self, app: str, *, limit: int | None = None) -> list[Release]:
         """An application's releases that Ray Serve took, the newest first."""
         query = select(ReleaseRow).where(ReleaseRow.app == app, ReleaseRow.done).order_by(ReleaseRow.seq.desc())
         with self._database.read() as session:
-            rows = session.scalars(query.limit(limit)).all()
             return [
                 Release(row.seq, row.app, Act(row.action), row.at, row.by, json.loads(row.spec), json.loads(row.facts))
-                for row in rows
+                for row in session.scalars(query.limit(limit))
             ]
 
-    def promoted(self, app: str) -> dict[str, str]:
-        """The versions that an application has of those models that were ever promoted in it, by model."""
-        found = self.of(app)
-        models = {release.facts.get("model") for release in found if release.act is not Act.DEPLOY}
-        if not models:
-            return {}
-        spec = found[0].spec
-        tried = (spec.get("canary") or {}).get("model")
-        uris = [spec["model"], *(each["uri"] for each in spec["adapters"] if each["name"] != tried)]
-        return {named[0]: named[1] for uri in uris if (named := version_in(uri)) and named[0] in models}
+    def life(self, app: str) -> list[Release]:
+        """Those since it was last taken down, the oldest first: who deploys the name anew begins anew."""
+        found: list[Release] = []
+        for release in self.of(app):
+            if release.act is Act.UNDEPLOY:
+                break
+            found.append(release)
+        return found[::-1]
+
+
+def promoted_models(life: Sequence[Release]) -> set[str]:
+    """The models of which somebody decided in an application which version answers."""
+    return {str(release.facts.get("model")) for release in life if release.act in PROMOTING}
+
+
+def last_file(life: Sequence[Release]) -> RagSpec | None:
+    """What the file said that was deployed last."""
+    return next((release.read("file") for release in reversed(life) if release.act is Act.DEPLOY), None)
 
 
 def _json(value: Any) -> str:

@@ -81,10 +81,10 @@ def apps_router(deployer: Deployer) -> APIRouter:
         """Every application that Ray Serve has."""
         return [answers.App(**app.as_dict()) for app in deployer.status()]
 
-    @router.delete("/{name}", responses=documented(403, 404, 409, 502), dependencies=[Depends(admin_of)])
-    def undeploy(name: Annotated[str, Path()]) -> answers.Undeployed:
-        """Take an application down."""
-        deployer.undeploy(name)
+    @router.delete("/{name}", responses=documented(403, 404, 409, 502))
+    def undeploy(name: Annotated[str, Path()], caller: Annotated[KeyHolder, Depends(admin_of)]) -> answers.Undeployed:
+        """Take an application down; what was promoted in it is forgotten with it."""
+        deployer.undeploy(name, by=caller.name)
         return answers.Undeployed(name=name)
 
     @router.get("/{name}/releases", responses=documented(422))

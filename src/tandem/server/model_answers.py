@@ -14,13 +14,13 @@ from tandem.server.answers import Answer
 
 
 class AgainstView(Answer):
-    """What paired tests say of a version and what it would take the place of."""
+    """What a paired test says of a version and what it would take the place of."""
 
     what: str = Field(description="a version's id, or the base model")
     report: str
     diff: float = Field(description="mean of the version less mean of the other, in units of the metric")
     ci95: tuple[float, float]
-    p: float = Field(description="after Holm's correction")
+    n: int = Field(description="questions")
 
 
 class StandingView(Answer):
@@ -32,10 +32,10 @@ class StandingView(Answer):
     value: float | None
     n: int = Field(description="questions")
     adapters: int = Field(description="trained with different seeds; the figure is their mean")
-    collection: str | None
     snapshot: str | None = Field(description="of the index then")
-    prompt: dict[str, Any]
     top_k: int
+    margin: float = Field(description="differences below it count as none")
+    faults: list[str] = Field(description="in what it asked otherwise than the application would")
     against: AgainstView | None
 
 
@@ -66,11 +66,13 @@ class ModelChange(Answer):
     version: str | None = Field(description="what it stands for from then on; null: it is taken out")
     was: str | None = Field(description="what it stood for; null: it wasn't there")
     share: float | None = Field(description="of a canary; null: it takes over whole")
+    answers: str = Field(description="what answers then what is asked of the application's own name, in words")
+    answered: str = Field(description="what does now")
     changed: list[str] = Field(description="places of the application's spec")
     standing: StandingView | None
     refusals: list[str] = Field(description="what speaks against it; a promotion that isn't forced is refused for it")
     notes: list[str]
-    index: str | None = Field(description="the collection's snapshot now")
+    said: str = Field(description="all of it in a line")
 
 
 class ReleaseView(Answer):
@@ -81,7 +83,9 @@ class ReleaseView(Answer):
     at: str
     by: str = Field(description="whose key it was asked with")
     spec: dict[str, Any]
-    facts: dict[str, Any] = Field(description="of a promotion or rollback: on what grounds, as that answered")
+    facts: dict[str, Any] = Field(
+        description="`index`: the collection's snapshot; of a deploy `file`, what that says; else the change"
+    )
 
 
 def model_version(listed: Listed) -> ModelVersion:

@@ -91,4 +91,4 @@ def models_router(storage: FilePath, deployer: Deployer) -> APIRouter:
 
 
 def _view(change: Change) -> ModelChange:
-    return ModelChange.model_validate(asdict(change))
+    return ModelChange.model_validate({**asdict(change), "said": str(change)})

@@ -22,6 +22,8 @@ logger = logging.getLogger("ray.serve.tandem")
 
 # The ingress and the replicas of the language model learn of a new adapter at about the same time, in no certain order.
 EXPECTED_WITHIN_S = 30.0
+# A request whose adapter the ingress has chosen may still be searching when it vanishes: `limits.timeout_s` is so long.
+KEPT_S = 120.0
 
 
 class Used(NamedTuple):
@@ -45,18 +47,25 @@ class Adapters:
     Args:
         load: Loads the adapter at a URI into the engine under a key.
         drop: Frees a key, which no request uses any more.
+        kept_s: Seconds for which one that isn't wanted any more still answers.
     """
 
     def __init__(
-        self, load: Callable[[str, str], Awaitable[None]], drop: Callable[[str], Coroutine[Any, Any, None]]
+        self,
+        load: Callable[[str, str], Awaitable[None]],
+        drop: Callable[[str], Coroutine[Any, Any, None]],
+        *,
+        kept_s: float = KEPT_S,
     ) -> None:
         self._load = load
         self._drop = drop
+        self._kept_s = kept_s
+        self._wanted: frozenset[str] = frozenset()
         self._by_name: dict[str, _Loaded] = {}
         self._failed: frozenset[str] = frozenset()
         self._changed = asyncio.Condition()
         self._numbers = itertools.count(1)
-        self._dropping: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
 
     async def become(self, wanted: ServedAdapters) -> None:
@@ -69,6 +78,7 @@ class Adapters:
             TandemError: An adapter didn't load, all are required, and the replica is only starting.
         """
         failed = set()
+        self._wanted = frozenset(wanted.adapters)
         for name, uri in wanted.adapters.items():
             previous = self._by_name.get(name)
             if previous is not None and previous.uri == uri:
@@ -84,7 +94,7 @@ class Adapters:
                 continue
             await self._set(name, _Loaded(key, uri))
         for name in self._by_name.keys() - wanted.adapters.keys():
-            await self._set(name, None)
+            self._in_a_task(self._retire(name, self._by_name[name]))
         async with self._changed:
             self._failed = frozenset(failed)
             self._started = True
@@ -111,6 +121,11 @@ class Adapters:
             loaded.users -= 1
             self._drop_unused(loaded)
 
+    async def _retire(self, name: str, loaded: _Loaded) -> None:
+        await asyncio.sleep(self._kept_s)
+        if name not in self._wanted and self._by_name.get(name) is loaded:
+            await self._set(name, None)
+
     async def _expected(self, name: str) -> _Loaded:
         try:
             async with asyncio.timeout(EXPECTED_WITHIN_S), self._changed:
@@ -132,6 +147,9 @@ class Adapters:
     def _drop_unused(self, loaded: _Loaded) -> None:
         if loaded.retired and not loaded.users:
             # In a task: a request that was cancelled must not wait.
-            task = asyncio.create_task(self._drop(loaded.key))
-            self._dropping.add(task)
-            task.add_done_callback(self._dropping.discard)
+            self._in_a_task(self._drop(loaded.key))
+
+    def _in_a_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

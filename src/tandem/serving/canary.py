@@ -24,5 +24,7 @@ def routed(spec: RagSpec, model: str, conversation: str) -> str:
     canary = spec.canary
     if canary is None or model != spec.name:
         return model
-    digest = hashlib.sha256(f"{canary.model}\0{conversation}".encode(errors="surrogatepass")).digest()
+    # By its URI: the next one to be tried isn't tried on the same people.
+    uri = next(each.uri for each in spec.adapters if each.name == canary.model)
+    digest = hashlib.sha256(f"{uri}\0{conversation}".encode(errors="surrogatepass")).digest()
     return canary.model if int.from_bytes(digest[:8]) < canary.share * 2**64 else model

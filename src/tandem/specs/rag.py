@@ -238,6 +238,8 @@ class RagSpec(Spec):
             raise ValueError(f"default_model: {self.default_model!r} is none of {known}")
         if self.canary is not None and self.canary.model not in adapters:
             raise ValueError(f"canary.model: {self.canary.model!r} is none of the adapters: {', '.join(adapters)}")
+        if self.canary is not None and self.canary.model == self.default_model:
+            raise ValueError(f"canary.model: {self.canary.model!r} is default_model: it answers all of it already")
         return self
 
     @model_validator(mode="after")
@@ -267,9 +269,9 @@ class RagSpec(Spec):
         return self
 
     def user_config(self) -> dict[str, Any]:
-        """What the ingress can take over while it runs, as JSON types."""
+        """What the ingress can take over while it runs, as JSON types; of a canary nothing where there is none."""
         settings = self.canonical()
-        return {name: settings[name] for name in sorted(RECONFIGURABLE)}
+        return {name: settings[name] for name in sorted(RECONFIGURABLE) if name != "canary" or settings[name]}
 
     def served_adapters(self, *, max_rank: int | None) -> ServedAdapters:
         """What the language model's replicas start with.

@@ -9,6 +9,8 @@ import pytest
 from stand_ins.models import BASE, GOOD, MIDDLING, POOR, compare, make_model
 from stand_ins.shell import Shell
 
+from tandem.orchestrator.in_place import without_taken_over
+
 
 @pytest.fixture
 def live(shell: Shell) -> Shell:
@@ -24,8 +26,8 @@ def live(shell: Shell) -> Shell:
 
 
 def served(shell: Shell) -> dict[str, Any]:
-    args: dict[str, Any] = shell.serve.apps["rag"]["args"]
-    return args
+    """What the endpoint answers with."""
+    return shell.world.deployer(shell.serve).endpoints()["rag"].canonical()
 
 
 def lines(text: str) -> list[list[str]]:
@@ -47,10 +49,11 @@ def test_a_version_is_promoted_and_taken_back(live: Shell) -> None:
     result = live("rollback", "tuned")
     assert result.stdout == "rag: the base model answers; before: tuned-1\n"
     assert served(live)["default_model"] is None
-    assert live("rollback", "tuned").stdout == "rag: tuned-1 answers; before: the base model\n"
+    assert live("rollback", "tuned").exit_code == 2
+    assert live("promote", "tuned", "tuned-1").stdout == "rag: tuned-1 answers; before: the base model\n"
     rows = lines(live("releases", "rag").stdout)
     assert [(row[2], row[4]) for row in rows] == [
-        ("rollback", "tuned@tuned-1"), ("rollback", BASE), ("promote", "tuned@tuned-1"), ("deploy", BASE),
+        ("promote", "tuned@tuned-1"), ("rollback", BASE), ("promote", "tuned@tuned-1"), ("deploy", BASE),
     ]  # fmt: skip
     assert [row[3] for row in rows] == ["ada"] * 4
     assert "(raft, c-tuned-1); +0." in rows[2][5]
@@ -64,7 +67,7 @@ def test_a_worse_one_is_refused_unless_it_is_forced(live: Shell) -> None:
     assert "error: rag: tuned-22 may not take over: it is worse: em -0." in result.stderr
     result = live("promote", "tuned", "--dry-run")
     assert result.exit_code == 1
-    assert result.stdout == "rag: tuned-22 would answer; before: the base model\n"
+    assert result.stdout == "dry run: rag: tuned-22 answers; before: the base model\n"
     assert "against it: it is worse" in result.stderr
     assert live.serve.deploys == deploys
     result = live("promote", "tuned", "--force")
@@ -80,8 +83,8 @@ def test_a_canary(live: Shell) -> None:
     assert lines(live("models").stdout)[1][5] == "rag 10%"
     assert lines(live("releases", "rag").stdout)[0][4] == f"{BASE}, 10% tuned@tuned-1"
     result = live("rollback", "tuned", "--dry-run")
-    assert result.stdout == "rag: tuned-1 would be tried no more; the base model would answer\n"
-    assert live("rollback", "tuned").stdout == "rag: tuned-1 is tried no more; the base model answers\n"
+    assert result.stdout == "dry run: rag: the base model answers all; what was tried is gone\n"
+    assert live("rollback", "tuned").stdout == "rag: the base model answers all; what was tried is gone\n"
     assert served(live)["canary"] is None
     assert live("promote", "tuned", "tuned-1", "--canary", "1").exit_code == 2
 
@@ -100,11 +103,11 @@ def test_as_data(live: Shell) -> None:
 def test_a_deploy_says_what_it_leaves_as_it_is(live: Shell) -> None:
     live("promote", "tuned", "tuned-1")
     args = {**served(live), "adapters": [{"name": "tuned", "uri": "artifact:tuned"}]}
-    (config,) = live.serve.apps.values()
+    config = without_taken_over(live.serve.apps["rag"])
     live.world.cluster.storage.joinpath("rag.json").write_text(json.dumps({"applications": [{**config, "args": args}]}))
     result = live("deploy", str(live.world.cluster.storage / "rag.json"))
     assert result.exit_code == 0, result.output
-    assert "tuned stays tuned-1, as promoted; the newest is tuned-22" in result.stderr
+    assert "rag: tuned stays tuned-1, as promoted; the newest is tuned-22" in result.stderr
     assert served(live)["adapters"] == [{"name": "tuned", "uri": "artifact:tuned@tuned-1"}]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from ray.serve.schema import DeploymentSchema
+from stand_ins.shell import language_model
 from stand_ins.world import make_cluster
 
 from tandem.artifacts.manifest import write_manifest
@@ -16,6 +17,7 @@ from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import AuthError, InputError, ModelError, NotFoundError, UnreachableError
 from tandem.orchestrator.app_status import cause_line, judge
 from tandem.orchestrator.deploy import Deployer, merged
+from tandem.orchestrator.in_place import without_taken_over
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.releases import Releases
@@ -52,13 +54,8 @@ class Serve:
         return httpx.Response(200, json={"applications": details, "proxies": {"n": {"status": "HEALTHY"}}})
 
     def deployments(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Of the language model the `user_config`: as built, or as the application's config has it instead."""
-        if self.max_rank is None:
-            return {}
-        uris = {adapter["name"]: adapter["uri"] for adapter in config["args"].get("adapters", [])}
-        built = {"adapters": uris, "max_rank": self.max_rank, "required": True}
-        given = {each["name"]: each.get("user_config") for each in config.get("deployments", [])}
-        return {"LLM": {"deployment_config": {"user_config": given.get("LLM") or built}}}
+        """Of a language model that takes adapters."""
+        return {} if self.max_rank is None else language_model(config, self.max_rank)
 
 
 @pytest.fixture
@@ -132,6 +129,53 @@ def test_what_an_application_can_take_over_while_it_runs_costs_no_replica(deploy
     # Back to what the args say, which Serve must be told too.
     deployer.deploy({"applications": [rag()]})
     assert options(serve.apps["a"])["Ingress"]["user_config"]["retriever"]["top_k"] == 3
+
+
+def test_somebodys_own_overrides_stay_and_cost_no_replica_either(deployer: Deployer, serve: Serve) -> None:
+    own = [{"name": "LLM", "num_replicas": 2, "max_ongoing_requests": 5}, {"name": "Retriever", "num_replicas": 3}]
+    deployer.deploy({"applications": [{**rag(), "deployments": own}]})
+    for top_k in (5, 7):
+        changed = rag(retriever={"collection": "docs", "top_k": top_k})
+        deployer.deploy({"applications": [{**changed, "deployments": own}]})
+        assert serve.apps["a"]["args"] == rag()["args"]
+        told = options(serve.apps["a"])
+        assert told["Ingress"]["user_config"]["retriever"]["top_k"] == top_k
+        assert (told["LLM"]["num_replicas"], told["LLM"]["max_ongoing_requests"]) == (2, 5)
+        assert told["Retriever"]["num_replicas"] == 3
+    # What isn't said any more is gone.
+    deployer.deploy({"applications": [rag()]})
+    assert serve.apps["a"] == rag()
+
+
+def test_what_is_written_into_a_running_application_is_known_again(deployer: Deployer, serve: Serve) -> None:
+    deployer.deploy({"applications": [rag()]})
+    deployer.deploy({"applications": [rag(limits={"timeout_s": 600}, log_prompts=True)]})
+    assert without_taken_over(serve.apps["a"]) == rag()
+    # An ingress that was built before there were canaries refuses to hear of them.
+    assert "canary" not in options(serve.apps["a"])["Ingress"]["user_config"]
+
+
+def test_a_canary_that_was_deployed_is_ended_while_it_runs(deployer: Deployer, serve: Serve, tmp_path: Path) -> None:
+    serve.max_rank = 16
+    tried = adapter(tmp_path / "one")
+    canary = {"model": "one", "share": 0.5}
+    deployer.deploy({"applications": [rag(adapters=[tried], canary=canary)]})
+    deployer.deploy({"applications": [rag(adapters=[tried])]})
+    assert serve.apps["a"]["args"]["canary"] == canary
+    assert options(serve.apps["a"])["Ingress"]["user_config"]["canary"] is None
+
+
+@pytest.mark.parametrize("status", ["DEPLOYING", "UNHEALTHY"])
+def test_a_second_change_while_the_first_settles_costs_no_replica(
+    deployer: Deployer, serve: Serve, status: str
+) -> None:
+    deployer.deploy({"applications": [rag()]})
+    serve.status = status
+    deployer.deploy({"applications": [rag(log_prompts=True)]})
+    assert serve.apps["a"]["args"] == rag()["args"]
+    serve.status = "DEPLOY_FAILED"
+    deployer.deploy({"applications": [rag(log_prompts=False, default_model="base")]})
+    assert serve.apps["a"]["args"] != rag()["args"]
 
 
 def test_limits_that_change_while_it_runs_are_serves_too(deployer: Deployer, serve: Serve) -> None:

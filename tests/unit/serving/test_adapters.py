@@ -27,7 +27,7 @@ class Engine:
     def __init__(self) -> None:
         self.has: dict[str, str] = {}
         self.broken: set[str] = set()
-        self.adapters = Adapters(self.load, self.drop)
+        self.adapters = Adapters(self.load, self.drop, kept_s=0)
 
     async def load(self, key: str, uri: str) -> None:
         assert key not in self.has
@@ -145,3 +145,25 @@ async def test_a_replica_starts_without_one_only_where_it_is_not_required(engine
     await engine.become(two="b", required=True)
     await engine.become(one="broken", two="b", required=True)
     assert await engine.ask("two") == "b"
+
+
+async def test_one_that_vanishes_still_answers_who_was_on_the_way_to_it(engine: Engine) -> None:
+    engine.adapters = Adapters(engine.load, engine.drop, kept_s=3600)
+    await engine.become(one="a", two="b")
+    before = dict(engine.has)
+    await engine.become(two="b")
+    assert await engine.ask("one") == "a"
+    # And is taken up again if it comes back meanwhile.
+    await engine.become(one="a", two="b")
+    assert engine.has == before
+
+
+async def test_one_that_came_back_meanwhile_stays(engine: Engine) -> None:
+    engine.adapters = Adapters(engine.load, engine.drop, kept_s=0.01)
+    await engine.become(one="a", two="b")
+    await engine.become(two="b")
+    await engine.become(one="a", two="b")
+    await engine.become(one="a")
+    # `two` goes by a wait that began after that for `one`.
+    await engine.until(lambda: list(engine.has.values()) == ["a"])
+    assert await engine.ask("one") == "a"

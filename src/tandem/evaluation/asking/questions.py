@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tandem.artifacts.job import JobContext
+from tandem.artifacts.manifest import MANIFEST, read_manifest
 from tandem.data.quarantine import count_quarantined
 from tandem.data.rows import QaRow, read_qa
 from tandem.data.splits import split_sha256, take
@@ -119,6 +120,7 @@ def answer(spec: CompareSpec, context: JobContext, tools: Tools) -> tuple[Inputs
         machine=tools.machine(),
         engine=engine,
         notes=notes,
+        model_id=read_manifest(model).id if (model / MANIFEST).is_file() else None,
     )
     return inputs, runs
 

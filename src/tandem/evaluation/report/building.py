@@ -59,6 +59,7 @@ class Inputs:
         machine: What answered.
         engine: With what.
         notes: What was found before anything was asked.
+        model_id: Of the job that made the base model, if one of ours did: an `artifact:NAME` says less.
     """
 
     spec: CompareSpec
@@ -77,6 +78,7 @@ class Inputs:
     machine: Machine
     engine: str
     notes: Sequence[str]
+    model_id: str | None = None
 
 
 def build_report(id: str, inputs: Inputs, runs: summary.Runs) -> Report:
@@ -124,6 +126,7 @@ def _lineage(inputs: Inputs) -> dict[str, Any]:
         "spec_sha256": spec.digest(),
         "spec": identity(spec.canonical()),
         "model": spec.model,
+        "model_id": inputs.model_id,
         "trained": dict(inputs.trained),
         "index": dict(inputs.index),
         "prompt": (spec.prompt if answers else spec.classify_prompt).canonical(),
