@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tandem.errors import ModelError, NotFoundError
 from tandem.orchestrator.pins import newest, pinned, versions_in
 from tandem.orchestrator.promotion import version_in
 from tandem.orchestrator.releases import Release, last_file, promoted_models
@@ -48,13 +49,21 @@ def planned(
     spec = pinned(merged.canonical(), storage, versions)
     name = application["name"]
     for model, id in versions_in(RagSpec.model_validate(spec)).items():
-        if versions.get(model) == id and (new := newest(storage, model)) != id:
+        if versions.get(model) == id and (new := _newer(storage, model, id)):
             notes.append(f"{name}: {model} stays {id}, as promoted; the newest is {new}: `tandem promote {model}`")
     if kept:
         notes.append(f"{name}: as promoted, since the file says what it said before: {', '.join(kept)}")
     if lost:
         notes.append(f"{name}: the file ends what was promoted: {', '.join(lost)}")
     return {**application, "args": spec}
+
+
+def _newer(storage: Path, model: str, id: str) -> str | None:
+    try:
+        found = newest(storage, model)
+    except (NotFoundError, ModelError):
+        return None  # where it is gone or broken the one that runs is all there is
+    return None if found == id else found
 
 
 def merged_with(file: RagSpec, earlier: RagSpec | None, present: RagSpec) -> tuple[RagSpec, list[str], list[str]]:

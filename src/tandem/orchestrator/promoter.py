@@ -134,6 +134,7 @@ class Promoter:
             if name not in endpoints:
                 raise no_such_endpoint(name, endpoints)
             before = endpoints[name]
+            self.deployer.releases.settle(name, before)
             after, change = plan(before)
             if dry_run or after == before:
                 return change
@@ -214,7 +215,6 @@ class Promoter:
 
     def _back(self, app: str, now: RagSpec, model: str) -> tuple[RagSpec, tuple[str, ...]]:
         """An endpoint with what it had of a model before, and what is to be known of that."""
-        self.deployer.releases.settle(app, now)
         life = [(release, spec) for release in self.deployer.releases.life(app) if (spec := release.read())]
         history = [
             (spec, release.act is Act.ROLLBACK and release.facts.get("model") == model) for release, spec in life
