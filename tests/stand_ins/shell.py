@@ -19,10 +19,15 @@ from tandem.server.app import create_app
 
 @dataclass
 class FakeServe:
-    """Ray Serve's REST API: whatever is PUT runs at once, unless a message is set."""
+    """Ray Serve's REST API: whatever is PUT runs at once, unless a message is set.
+
+    With `only_with` that is so of applications alone in whose config that stands; `state` is theirs.
+    """
 
     apps: dict[str, dict[str, Any]] = field(default_factory=dict)
     message: str = ""
+    state: str = "DEPLOY_FAILED"
+    only_with: str = ""
     deploys: int = 0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -30,11 +35,11 @@ class FakeServe:
             self.deploys += 1
             self.apps = {config["name"]: config for config in json.loads(request.content)["applications"]}
             return httpx.Response(200)
-        status = "DEPLOY_FAILED" if self.message else "RUNNING"
+        held = {name: self.message and self.only_with in json.dumps(config) for name, config in self.apps.items()}
         details = {
             name: {
-                "status": status,
-                "message": self.message,
+                "status": self.state if held[name] else "RUNNING",
+                "message": self.message if held[name] else "",
                 "deployed_app_config": config,
                 "route_prefix": config.get("route_prefix", "/"),
                 "last_deployed_time_s": self.deploys,

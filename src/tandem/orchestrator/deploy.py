@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from tandem.orchestrator.app_status import AppStatus, cause_line, judge
 from tandem.orchestrator.in_place import in_place, is_endpoint, present_spec, without_taken_over
 from tandem.orchestrator.merging import planned
 from tandem.orchestrator.ray_jobs import HttpRayJobs
-from tandem.orchestrator.releases import Act, Cause, Release, Releases, last_file
+from tandem.orchestrator.releases import Act, Cause, Releases, last_file
 from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.rag import RagSpec
 
@@ -107,21 +107,19 @@ class Deployer:
         """
         with self._changing:
             current = self._current()
+            endpoints = _endpoints(current)
             notes: list[str] = []
-            endpoints, files, applications = _endpoints(current), {}, []
+            files: dict[str, RagSpec] = {}
+            applications = []
             for application in config["applications"]:
                 name = str(application["name"])
-                files[name] = present_spec(application)
-                life, present = self._life(name, current), endpoints.get(name)
-                applications.append(planned(application, files[name], life, present, self._cluster.storage, notes))
+                self.releases.settle(name, endpoints.get(name))
+                file, life = present_spec(application), self.releases.life(name)
+                if file is not None and file != last_file(life):
+                    files[name] = file
+                applications.append(planned(application, file, life, endpoints.get(name), self._cluster.storage, notes))
             self._tell(current, {**config, "applications": applications}, Cause(by=by), files)
         return Handed([str(application["name"]) for application in applications], notes)
-
-    def _life(self, name: str, current: Mapping[str, Any]) -> list[Release]:
-        present = _endpoints(current).get(name)
-        if present is not None:
-            self.releases.settle(name, present)
-        return self.releases.life(name)
 
     def change(self, name: str, before: RagSpec, after: RagSpec, cause: Cause) -> bool:
         """Have an endpoint answer otherwise; all else of its config stays.
@@ -141,13 +139,13 @@ class Deployer:
         """
         with self._changing:
             current = self._current()
-            config = deployed(current).get(name, {})
-            present = present_spec(config)
-            if present is None:
-                raise _unreadable(name) if is_endpoint(config) else no_such_endpoint(name, _endpoints(current))
+            present, config = _present(name, current), deployed(current)[name]
             if present != before:
                 return False
-            self.releases.settle(name, present)
+            last = self.releases.of(name, limit=1)
+            if not last or last[0].act is Act.UNDEPLOY or last[0].read() != present:
+                # There must be a way back to it.
+                self.releases.done(self.releases.begin(name, present.canonical(), Cause(Act.FOUND)))
             application = {**without_taken_over(config), "args": after.canonical()}
             self._tell(current, {"applications": [application]}, cause, {})
             return True
@@ -156,12 +154,24 @@ class Deployer:
         """What each application of ours answers with."""
         return _endpoints(self._current())
 
+    def endpoint(self, name: str) -> RagSpec:
+        """What one of them answers with; its releases are complete from then on.
+
+        Raises:
+            NotFoundError: No endpoint of that name is deployed.
+            InputError: Another version of Tandem has deployed it.
+        """
+        with self._changing:
+            present = _present(name, self._current())
+            self.releases.settle(name, present)
+            return present
+
     def _tell(
         self,
         current: Mapping[str, Any],
         wanted: Mapping[str, Any],
         cause: Cause,
-        files: Mapping[str, RagSpec | None],
+        files: Mapping[str, RagSpec],
     ) -> None:
         applications = [
             in_place(current, self._with_storage(application), self._largest_rank)
@@ -177,11 +187,9 @@ class Deployer:
         before = _endpoints(current)
         begun = []
         for name, spec in ((str(each["name"]), present_spec(each)) for each in applications):
-            file = files.get(name)
-            same = spec == before.get(name) and (file is None or file == last_file(self.releases.life(name)))
-            if spec is not None and not same:
-                facts = {**cause.facts, "index": self.snapshot(spec)}
-                facts |= {} if file is None else {"file": file.canonical()}
+            if spec is not None and (spec != before.get(name) or name in files):
+                facts = {**cause.facts, "index": self.snapshot(spec), "deployed_at": _deployed_at(current, name)}
+                facts |= {"file": files[name].canonical()} if name in files else {}
                 begun.append(self.releases.begin(name, spec.canonical(), replace(cause, facts=facts)))
         self._put(whole)
         for number in begun:
@@ -260,16 +268,20 @@ class Deployer:
         return {"http_options": options} if options else {}
 
 
-def no_such_endpoint(name: str, known: Iterable[str]) -> NotFoundError:
-    """What is said of a name under which no application of ours is deployed."""
-    there = ", ".join(sorted(known)) or "none"
-    return NotFoundError(f"no endpoint {name!r} is deployed", remedy=f"deployed now: {there}; `tandem deploy FILE`")
+def _present(name: str, current: Mapping[str, Any]) -> RagSpec:
+    config = deployed(current).get(name, {})
+    present = present_spec(config)
+    if present is not None:
+        return present
+    if is_endpoint(config):
+        raise InputError("its spec is in words that this version doesn't know", where=name, remedy="deploy its file")
+    there = ", ".join(sorted(_endpoints(current))) or "none"
+    raise NotFoundError(f"no endpoint {name!r} is deployed", remedy=f"deployed now: {there}; `tandem deploy FILE`")
 
 
-def _unreadable(name: str) -> InputError:
-    return InputError(
-        "its spec is in words that this version doesn't know", where=name, remedy="deploy its file, mended"
-    )
+def _deployed_at(current: Mapping[str, Any], name: str) -> float:
+    details = (current.get("applications") or {}).get(name) or {}
+    return float(details.get("last_deployed_time_s") or 0.0)
 
 
 def _endpoints(current: Mapping[str, Any]) -> dict[str, RagSpec]:

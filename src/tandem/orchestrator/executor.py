@@ -44,7 +44,6 @@ from tandem.orchestrator.troubles import Troubles
 from tandem.specs import RAY_KINDS
 
 logger = logging.getLogger(__name__)
-
 SWEEP_AGE_S = 60.0
 
 
@@ -120,8 +119,6 @@ class Orchestrator:
         if spec["kind"] == "pipeline":
             judged = [self.judge(step["spec"]) for step in spec["steps"].values()]
             return all(judged)
-        if spec["kind"] not in RAY_KINDS:
-            return True
         room = self.room if self._looked else self._look()
         if room is None:
             return False
@@ -147,6 +144,7 @@ class Orchestrator:
         if not self._keep_lease():
             # For those who ask this server.
             self.room, self._looked, self._waits = self._look(), True, {}
+            self.promotions.stand_by()
             return []
         live = self._records.find(states=[State.QUEUED, State.STARTING, State.RUNNING, State.RETRYING])
         if not self._swept:
@@ -182,8 +180,8 @@ class Orchestrator:
             self.pace.beat()
         stuck = self.promotions.turn([job for job in live if job.kind == "promote"])
         # Last: a step that has just ended lets others begin.
-        far = self.pipelines.turn([job for job in live if job.kind == "pipeline"])
-        self._waits = {**turn.waits, **self._troubles.now, **stuck, **far}
+        stuck |= self.pipelines.turn([job for job in live if job.kind == "pipeline"])
+        self._waits = {**turn.waits, **self._troubles.now, **stuck}
         self.pace.turned(watched=on_its_way(jobs, turn.actions, self._clock()))
         return turn.actions
 

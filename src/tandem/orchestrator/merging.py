@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tandem.errors import ModelError, NotFoundError
-from tandem.orchestrator.pins import newest, pinned, versions_in
-from tandem.orchestrator.promotion import version_in
-from tandem.orchestrator.releases import Release, last_file, promoted_models
+from tandem.orchestrator.in_place import without_taken_over
+from tandem.orchestrator.pins import SCHEME, newest, pinned
+from tandem.orchestrator.promotion import version_in, version_of
+from tandem.orchestrator.releases import Release, last_file, promoted_models, promoted_places
 from tandem.specs.rag import RagSpec
 
 # What promotions change.
 OWNED = ("model", "adapters", "default_model", "canary", "prompt")
+# What goes with a base model.
+OVER_IT = ("adapters", "default_model", "canary", "prompt")
 
 
 def planned(
@@ -43,19 +47,85 @@ def planned(
     # A head that was lost has taken what Serve had along.
     there = present or (life[-1].read() if life else None)
     if file is None or there is None or not models:
-        return dict(pinned(dict(application), storage, {}))
-    merged, kept, lost = merged_with(file, last_file(life), there)
-    versions = {model: id for model, id in versions_in(there).items() if model in models}
-    spec = pinned(merged.canonical(), storage, versions)
+        return dict(pinned(dict(application), storage))
+    merged, kept, lost = merged_with(file, last_file(life), there, models, promoted_places(life))
+    spec = pinned(merged.canonical(), storage)
     name = application["name"]
-    for model, id in versions_in(RagSpec.model_validate(spec)).items():
-        if versions.get(model) == id and (new := _newer(storage, model, id)):
+    for model in sorted(models):
+        id = version_of(RagSpec.model_validate(spec), model)
+        if id is not None and id == version_of(there, model) and (new := _newer(storage, model, id)):
             notes.append(f"{name}: {model} stays {id}, as promoted; the newest is {new}: `tandem promote {model}`")
     if kept:
         notes.append(f"{name}: as promoted, since the file says what it said before: {', '.join(kept)}")
     if lost:
         notes.append(f"{name}: the file ends what was promoted: {', '.join(lost)}")
-    return {**application, "args": spec}
+    # What its `user_config` says stands in the spec.
+    return {**without_taken_over(application), "args": spec}
+
+
+def merged_with(
+    file: RagSpec, earlier: RagSpec | None, present: RagSpec, models: Collection[str], touched: Collection[str]
+) -> tuple[RagSpec, list[str], list[str]]:
+    """Three ways, as `kubectl apply` does it: where the file says what it said before, what is there now stays.
+
+    Args:
+        file: What the file says; an ``artifact:NAME`` in it names no version.
+        earlier: What it said when it was deployed last; None where nobody wrote that down: then as now.
+        present: What the application answers with now.
+        models: Those of which somebody decided which version answers.
+        touched: The places that were changed by that.
+
+    Returns:
+        What to deploy; the places that stay as they were promoted, and those where the file ends that.
+    """
+    says, said, there = file.canonical(), (earlier or file).canonical(), present.canonical()
+    filled = _filled(says, there, models)
+    keeps = [place for place in OWNED if place in touched and says[place] == said[place]]
+    whole = {**filled, **{place: there[place] for place in keeps}}
+    if "adapters" in touched:
+        whole["adapters"] = _by_name(filled, says, said, there)
+    if whole["model"] != there["model"] or (whole["model"] != filled["model"] and says["adapters"] != said["adapters"]):
+        # Adapters are of use over the base model that they were trained with, and no other one.
+        whole = filled
+    # What stays may not go with what the file changes: a canary, or a default, whose adapter is gone.
+    for dropped in ((), ("canary",), ("canary", "default_model"), OWNED):
+        whole |= {place: filled[place] for place in dropped}
+        with suppress(ValidationError):
+            found = RagSpec.model_validate(whole)
+            break
+    else:
+        found, whole = file, filled
+    kept = [place for place in OWNED if whole[place] != filled[place]]
+    return found, kept, [place for place in OWNED if place in touched and whole[place] != there[place]]
+
+
+def _filled(says: Mapping[str, Any], there: Mapping[str, Any], models: Collection[str]) -> dict[str, Any]:
+    """What a file says, with the versions that are there where it names none: of the adapter of that name first."""
+    by_name = {each["name"]: each["uri"] for each in there["adapters"]}
+    uris = [*by_name.values(), there["model"]]
+
+    def fill(uri: str, own: str | None) -> str:
+        model = uri.removeprefix(SCHEME)
+        if uri == model or "@" in model or model not in models:
+            return uri
+        of_it = [each for each in (own, *uris) if each and (version_in(each) or ("",))[0] == model]
+        return of_it[0] if of_it else uri
+
+    adapters = [{**each, "uri": fill(each["uri"], by_name.get(each["name"]))} for each in says["adapters"]]
+    return {**says, "model": fill(says["model"], there["model"]), "adapters": adapters}
+
+
+def _by_name(
+    filled: Mapping[str, Any], says: Mapping[str, Any], said: Mapping[str, Any], there: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The adapters, each three ways by itself; those that are there first."""
+    by_name = [{each["name"]: each for each in side["adapters"]} for side in (filled, says, said, there)]
+    merged = []
+    for name in dict.fromkeys((*by_name[3], *by_name[0])):
+        whole, now, before, present = (side.get(name) for side in by_name)
+        taken = present if now == before else whole
+        merged += [taken] if taken is not None else []
+    return merged
 
 
 def _newer(storage: Path, model: str, id: str) -> str | None:
@@ -64,39 +134,3 @@ def _newer(storage: Path, model: str, id: str) -> str | None:
     except (NotFoundError, ModelError):
         return None  # where it is gone or broken the one that runs is all there is
     return None if found == id else found
-
-
-def merged_with(file: RagSpec, earlier: RagSpec | None, present: RagSpec) -> tuple[RagSpec, list[str], list[str]]:
-    """Three ways, as `kubectl apply` does it: where the file says what it said before, what is there now stays.
-
-    Args:
-        file: What the file says; an ``artifact:NAME`` in it names no version.
-        earlier: What it said when it was deployed last; None where nobody wrote that down: then as now.
-        present: What the application answers with now.
-
-    Returns:
-        What to deploy; the places that stay as they were promoted, and those where the file ends that.
-    """
-    says, said = file.canonical(), (earlier or file).canonical()
-    there = present.canonical()
-    # Of a version that nobody names the file has no opinion.
-    differs = [place for place in OWNED if _without_versions(there[place], says[place]) != says[place]]
-    kept = [place for place in differs if says[place] == said[place]]
-    try:
-        whole = RagSpec.model_validate({**says, **{place: there[place] for place in kept}})
-    except ValidationError:
-        # What stays doesn't go with what the file changes: a default without its adapter.
-        return file, [], differs
-    return whole, kept, [place for place in differs if place not in kept]
-
-
-def _without_versions(there: Any, says: Any) -> Any:
-    """What is there, in the words of the file: without a version where the file names none."""
-    if isinstance(there, str) and isinstance(says, str):
-        named = version_in(there)
-        return says if named and says == f"artifact:{named[0]}" else there
-    if isinstance(there, list | tuple) and isinstance(says, list | tuple) and len(there) == len(says):
-        return [_without_versions(a, b) for a, b in zip(there, says, strict=True)]
-    if isinstance(there, Mapping) and isinstance(says, Mapping):
-        return {key: _without_versions(value, says.get(key)) for key, value in there.items()}
-    return there

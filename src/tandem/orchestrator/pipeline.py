@@ -134,8 +134,11 @@ def step_state(name: str, pipeline: Job, steps: Mapping[str, Job]) -> str:
 def finished(job: Job, known: Known, needed: Sequence[Job]) -> bool:
     """Whether a job that succeeded has made what it would make today.
 
-    It has if nothing that it used is newer than the job: no step that it needs, no local file. (make's rule.)
+    It has if nothing that it used is newer than the job: no step that it needs, no local file. (make's rule.) A version
+    that was promoted isn't promoted again: somebody may have taken it back.
     """
+    if job.kind == "promote":
+        return job.state is State.SUCCEEDED and known.intact
     return job.state is State.SUCCEEDED and known.intact and job.created_at >= _newest(known, needed)
 
 

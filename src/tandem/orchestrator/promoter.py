@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tandem.artifacts.manifest import latest
@@ -11,7 +12,7 @@ from tandem.errors import ConflictError, InputError, ModelError, NotFoundError, 
 from tandem.models.loading import model_path_here
 from tandem.models.lora import check_fits
 from tandem.orchestrator.comparisons import Comparison, comparisons
-from tandem.orchestrator.deploy import Deployer, no_such_endpoint
+from tandem.orchestrator.deploy import Deployer
 from tandem.orchestrator.evidence import Models, find_version, standing_in
 from tandem.orchestrator.promotion import (
     Change,
@@ -57,6 +58,7 @@ class Promoter:
         dry_run: bool = False,
         already_there_is_fine: bool = False,
         by: str = "",
+        job: str = "",
     ) -> Change:
         """Have a version answer what is asked of an endpoint's own name, or a share of that.
 
@@ -69,6 +71,7 @@ class Promoter:
             dry_run: Say what would be done, and do nothing.
             already_there_is_fine: Then nothing changes.
             by: Whose key it is asked with.
+            job: The promote job that asks for it.
 
         Raises:
             ConflictError: It answers already, or there is no place for it.
@@ -78,7 +81,7 @@ class Promoter:
             NotPromotedError: The rules refuse it.
         """
         found = find_version(self._storage, model, version)
-        name = self._app(model, app)
+        name = self.app_of(model, app)
         # Read before the endpoint is held: nobody can deploy meanwhile.
         known = comparisons(self._storage)
 
@@ -95,18 +98,36 @@ class Promoter:
                 )
             return after, change
 
-        return self._carry_out(name, plan, Act.PROMOTE if share is None else Act.CANARY, dry_run=dry_run, by=by)
+        cause = Cause(Act.PROMOTE if share is None else Act.CANARY, by, job)
+        return self._carry_out(name, plan, cause, dry_run=dry_run)
 
-    def rollback(self, model: str, *, app: str | None = None, dry_run: bool = False, by: str = "") -> Change:
+    def rollback(
+        self,
+        model: str,
+        *,
+        app: str | None = None,
+        dry_run: bool = False,
+        by: str = "",
+        job: str = "",
+        expected: RagSpec | None = None,
+    ) -> Change:
         """Have an endpoint answer with the version of a model that it had before; a canary of it just ends.
 
+        Args:
+            model: Its name.
+            app: The endpoint; None: the one that has this model, or else the only one.
+            dry_run: Say what would be done, and do nothing.
+            by: Whose key it is asked with.
+            job: The promote job that asks for it.
+            expected: Only where the endpoint answers with this; None: whatever it answers with.
+
         Raises:
-            ConflictError: There is nothing before, or it doesn't go with what is there now.
+            ConflictError: There is nothing before, it doesn't go with what is there now, or that isn't expected.
             InputError: There are several endpoints and none is named.
             ModelError: The version from before was trained over another base model.
             NotFoundError: No such endpoint, or the version from before is gone.
         """
-        name = self._app(model, app)
+        name = self.app_of(model, app)
 
         def plan(before: RagSpec) -> tuple[RagSpec, Change]:
             tried = canary_in(before, model)
@@ -124,26 +145,36 @@ class Promoter:
             )
             return after, change
 
-        return self._carry_out(name, plan, Act.ROLLBACK, dry_run=dry_run, by=by)
+        return self._carry_out(name, plan, Cause(Act.ROLLBACK, by, job), dry_run=dry_run, expected=expected)
 
     def _carry_out(
-        self, name: str, plan: Callable[[RagSpec], tuple[RagSpec, Change]], act: Act, *, dry_run: bool, by: str
+        self,
+        name: str,
+        plan: Callable[[RagSpec], tuple[RagSpec, Change]],
+        cause: Cause,
+        *,
+        dry_run: bool,
+        expected: RagSpec | None = None,
     ) -> Change:
         for _ in range(TRIES):
-            endpoints = self.deployer.endpoints()
-            if name not in endpoints:
-                raise no_such_endpoint(name, endpoints)
-            before = endpoints[name]
-            self.deployer.releases.settle(name, before)
+            before = self.deployer.endpoint(name)
+            if expected not in (None, before):
+                break
             after, change = plan(before)
             if dry_run or after == before:
                 return change
-            cause = Cause(act, by, change.facts() | {"forced": bool(change.refusals)})
-            if self.deployer.change(name, before, after, cause):
+            facts = change.facts() | {"forced": bool(change.refusals), "said": str(change)}
+            if self.deployer.change(name, before, after, replace(cause, facts=facts)):
                 return change
         raise ConflictError("others are changing it at the same time", where=name, remedy="look again, then try again")
 
-    def _app(self, model: str, app: str | None) -> str:
+    def app_of(self, model: str, app: str | None) -> str:
+        """The endpoint that is meant.
+
+        Raises:
+            InputError: There are several, and none is named.
+            NotFoundError: There is none.
+        """
         if app is not None:
             return app
         endpoints = self.deployer.endpoints()

@@ -214,8 +214,9 @@ def earlier(history: Sequence[tuple[RagSpec, bool]], now: RagSpec, model: str) -
             stack.clear()
         state = version_of(settled, model), _role(settled, model, stack[-1][0] if stack else None)
         if rolled_back:
-            while stack and stack[-1][0] != state:
+            while stack and stack[-1][0][0] != state[0]:
                 stack.pop()
+            state = stack[-1][0] if stack else state
         if stack and stack[-1][0] == state:
             # With what was changed of it since.
             stack.pop()

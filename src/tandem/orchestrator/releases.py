@@ -28,6 +28,7 @@ class Act(StrEnum):
     CANARY = "canary"
     ROLLBACK = "rollback"
     UNDEPLOY = "undeploy"
+    FOUND = "found"  # somebody changed it without us, or an earlier version of Tandem did
 
 
 PROMOTING = frozenset({Act.PROMOTE, Act.CANARY, Act.ROLLBACK})
@@ -40,11 +41,13 @@ class Cause:
     Attributes:
         act: What is done.
         by: Whose key it was asked with.
+        job: The promote job that asks for it; empty without one.
         facts: As JSON types. Of a deploy `file`, what the file says; else on what grounds: `promotion.Change.facts`.
     """
 
     act: Act = Act.DEPLOY
     by: str = ""
+    job: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -97,8 +100,8 @@ class Releases:
             The release's number, for `done`.
         """
         row = ReleaseRow(
-            app=app, action=str(cause.act), at=self._clock(), by=cause.by, spec=_json(spec), facts=_json(cause.facts),
-            done=False,
+            app=app, action=str(cause.act), at=self._clock(), by=cause.by, job=cause.job, spec=_json(spec),
+            facts=_json(cause.facts), done=False,
         )  # fmt: skip
         with self._database.write() as session:
             session.add(row)
@@ -110,22 +113,33 @@ class Releases:
         with self._database.write() as session:
             session.get_one(ReleaseRow, number).done = True
 
-    def settle(self, app: str, present: RagSpec) -> None:
-        """Note that the last release was taken after all: Ray Serve has it, and whoever asked for it didn't hear."""
+    def settle(self, app: str, present: RagSpec | None) -> None:
+        """Note that the last release was taken after all: Ray Serve has it, and whoever asked for it didn't hear.
+
+        Args:
+            app: The application's name.
+            present: What it answers with; None: Ray Serve hasn't got it.
+        """
+        query = select(ReleaseRow).where(ReleaseRow.app == app).order_by(ReleaseRow.seq.desc()).limit(1)
         with self._database.write() as session:
-            query = select(ReleaseRow).where(ReleaseRow.app == app).order_by(ReleaseRow.seq.desc()).limit(1)
             row = session.scalars(query).first()
-            if row is not None and not row.done and json.loads(row.spec) == present.canonical():
-                row.done = True
+            if row is None or row.done:
+                return
+            there = None if present is None else present.canonical()
+            row.done = there is None if row.action == Act.UNDEPLOY else there == json.loads(row.spec)
+
+    def by_job(self, job: str) -> Release | None:
+        """What a promote job has changed, if Ray Serve took it."""
+        query = select(ReleaseRow).where(ReleaseRow.job == job, ReleaseRow.done, ReleaseRow.action != Act.ROLLBACK)
+        with self._database.read() as session:
+            row = session.scalars(query.order_by(ReleaseRow.seq).limit(1)).first()
+            return None if row is None else _release(row)
 
     def of(self, app: str, *, limit: int | None = None) -> list[Release]:
         """An application's releases that Ray Serve took, the newest first."""
         query = select(ReleaseRow).where(ReleaseRow.app == app, ReleaseRow.done).order_by(ReleaseRow.seq.desc())
         with self._database.read() as session:
-            return [
-                Release(row.seq, row.app, Act(row.action), row.at, row.by, json.loads(row.spec), json.loads(row.facts))
-                for row in session.scalars(query.limit(limit))
-            ]
+            return [_release(row) for row in session.scalars(query.limit(limit))]
 
     def life(self, app: str) -> list[Release]:
         """Those since it was last taken down, the oldest first: who deploys the name anew begins anew."""
@@ -142,9 +156,18 @@ def promoted_models(life: Sequence[Release]) -> set[str]:
     return {str(release.facts.get("model")) for release in life if release.act in PROMOTING}
 
 
+def promoted_places(life: Sequence[Release]) -> set[str]:
+    """The places of its spec that were changed by that."""
+    return {place for release in life if release.act in PROMOTING for place in release.facts.get("changed", ())}
+
+
 def last_file(life: Sequence[Release]) -> RagSpec | None:
     """What the file said that was deployed last."""
     return next((release.read("file") for release in reversed(life) if release.act is Act.DEPLOY), None)
+
+
+def _release(row: ReleaseRow) -> Release:
+    return Release(row.seq, row.app, Act(row.action), row.at, row.by, json.loads(row.spec), json.loads(row.facts))
 
 
 def _json(value: Any) -> str:

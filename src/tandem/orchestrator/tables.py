@@ -92,6 +92,7 @@ class ReleaseRow(Base):
     action: Mapped[str] = mapped_column(String(12))
     at: Mapped[float] = mapped_column(Float)
     by: Mapped[str] = mapped_column(String(64))
+    job: Mapped[str] = mapped_column(String(80), index=True, default="")
     spec: Mapped[str] = mapped_column(Text)
     facts: Mapped[str] = mapped_column(Text)
     done: Mapped[bool] = mapped_column(Boolean, default=False)

@@ -39,6 +39,7 @@ class _Loaded:
     uri: str
     users: int = 0
     retired: bool = False
+    leaves: object | None = None  # another one each time that it isn't wanted any more
 
 
 class Adapters:
@@ -60,7 +61,6 @@ class Adapters:
         self._load = load
         self._drop = drop
         self._kept_s = kept_s
-        self._wanted: frozenset[str] = frozenset()
         self._by_name: dict[str, _Loaded] = {}
         self._failed: frozenset[str] = frozenset()
         self._changed = asyncio.Condition()
@@ -78,10 +78,10 @@ class Adapters:
             TandemError: An adapter didn't load, all are required, and the replica is only starting.
         """
         failed = set()
-        self._wanted = frozenset(wanted.adapters)
         for name, uri in wanted.adapters.items():
             previous = self._by_name.get(name)
             if previous is not None and previous.uri == uri:
+                previous.leaves = None
                 continue
             key = f"{name}-{next(self._numbers)}"
             try:
@@ -94,7 +94,10 @@ class Adapters:
                 continue
             await self._set(name, _Loaded(key, uri))
         for name in self._by_name.keys() - wanted.adapters.keys():
-            self._in_a_task(self._retire(name, self._by_name[name]))
+            loaded = self._by_name[name]
+            if loaded.leaves is None:
+                loaded.leaves = object()
+                self._in_a_task(self._retire(name, loaded, loaded.leaves))
         async with self._changed:
             self._failed = frozenset(failed)
             self._started = True
@@ -121,9 +124,9 @@ class Adapters:
             loaded.users -= 1
             self._drop_unused(loaded)
 
-    async def _retire(self, name: str, loaded: _Loaded) -> None:
+    async def _retire(self, name: str, loaded: _Loaded, leaves: object) -> None:
         await asyncio.sleep(self._kept_s)
-        if name not in self._wanted and self._by_name.get(name) is loaded:
+        if loaded.leaves is leaves and self._by_name.get(name) is loaded:
             await self._set(name, None)
 
     async def _expected(self, name: str) -> _Loaded:

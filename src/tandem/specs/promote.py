@@ -15,7 +15,7 @@ ARTIFACT_SCHEME = "artifact:"
 class PromoteSpec(Spec):
     """What `tandem promote` does, as a job: last in a pipeline, behind the comparison that it asks.
 
-    It runs in the server, needs nothing of the cluster, and ends when the endpoint answers with the version. One that
+    It runs in the server, needs nothing of the cluster, and ends when the endpoint is up with the version. One that
     doesn't come up is taken back.
     """
 
@@ -27,7 +27,9 @@ class PromoteSpec(Spec):
     )
     canary: float | None = Field(None, gt=0, lt=1, description="only this share of the conversations")
     queue: QueueSpec = Field(
-        QueueSpec(), description="`max_start_s`: in which the endpoint must be up again; it waits for nothing"
+        QueueSpec(),
+        description="`max_start_s`, or `max_run_s` if it is less: in which the endpoint must be up. It waits for no "
+        "resources: the rest only says whose it is",
     )
 
     @field_validator("model")

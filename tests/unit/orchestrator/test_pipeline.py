@@ -181,6 +181,16 @@ def test_what_a_step_needs_makes_it_new_when_it_was_made_anew() -> None:
         assert (begin.anew, begin.latest) == (anew, "b-1")
 
 
+def test_what_was_promoted_is_not_promoted_again_because_it_was_compared_again() -> None:
+    pipeline = make_pipeline({"a": [], "b": ["a"]}, state=State.RUNNING)
+    steps = {"a": job(State.SUCCEEDED, created_at=10.0, ended_at=35.0)}
+    for state, anew in ((State.SUCCEEDED, False), (State.FAILED, True)):
+        b = replace(make_job("b-1", {}, state=state, created_at=30.0, ended_at=40.0), kind="promote")
+        (begin,) = decide(pipeline, steps, {"b": Known(b, intact=True, inputs_at=None)}, ())
+        assert isinstance(begin, Begin)
+        assert (begin.anew, begin.latest) == (anew, "b-1")
+
+
 def test_a_job_of_somebody_else_is_shared_if_it_uses_what_is_there_now_and_waited_for_if_not() -> None:
     newer = 50.0
     queued = only({"a": []}, a=Known(job(State.QUEUED, created_at=10.0), intact=False, inputs_at=newer))

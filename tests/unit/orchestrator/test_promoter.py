@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from sqlalchemy import text
 from stand_ins.models import BASE, FAIR, GOOD, MIDDLING, POOR, PROMPT, Bench, compare, index, make_model
-from stand_ins.world import World, make_cluster
+from stand_ins.world import World
 
 from tandem.errors import ConflictError, InputError, ModelError, NotFoundError, NotPromotedError, UnreachableError
 from tandem.orchestrator.model_list import Serving, list_models
-from tandem.orchestrator.records import Records
 from tandem.orchestrator.releases import Act
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    world = World(make_cluster(tmp_path), Records(make_cluster(tmp_path).database_url))
+def bench(world: World) -> Bench:
     made = Bench(world)
     made.deploy()
-    yield made
-    world.records.close()
+    return made
 
 
 def test_the_first_version_takes_over_from_the_base_model(bench: Bench) -> None:
@@ -218,6 +215,43 @@ def test_a_rollback_goes_one_version_back_and_the_next_one_further(bench: Bench)
     # Forth again is a promotion, which is judged again.
     bench.promoter.promote("tuned", "v-20")
     assert bench.promoter.rollback("tuned").version is None
+
+
+def test_an_undeploy_that_ray_serve_refused_forgets_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+
+    def refuses(config: Any) -> None:
+        raise UnreachableError("Ray Serve doesn't answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.deployer, "_put", refuses)
+        with pytest.raises(UnreachableError):
+            bench.deployer.undeploy("rag")
+    bench.deploy(limits={"max_tokens": 7})
+    assert bench.answering() == "artifact:tuned@v-1"
+    put = bench.deployer._put
+
+    def takes_it_and_breaks_off(config: Any) -> None:
+        put(config)
+        raise UnreachableError("broke off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.deployer, "_put", takes_it_and_breaks_off)
+        with pytest.raises(UnreachableError):
+            bench.deployer.undeploy("rag")
+    bench.deploy()
+    assert bench.answering() == BASE
+
+
+def test_what_nobody_wrote_down_is_found_and_gone_back_to(bench: Bench, world: World) -> None:
+    with world.records.database.write() as session:
+        session.execute(text("DELETE FROM releases"))
+    bench.version("v-1")
+    bench.promoter.promote("tuned", None)
+    assert [release.act for release in bench.deployer.releases.of("rag")] == [Act.PROMOTE, Act.FOUND]
+    bench.promoter.rollback("tuned")
+    assert bench.answering() == BASE
 
 
 def test_what_was_taken_back_is_not_gone_back_to(bench: Bench) -> None:
@@ -552,10 +586,14 @@ def test_a_file_that_says_the_same_leaves_what_was_promoted(bench: Bench) -> Non
         "rag: as promoted, since the file says what it said before: adapters, default_model, canary",
     ]
     own = make_model(bench.storage, "own", "o-1")
-    assert bench.deploy(adapters=[{"name": "own", "uri": str(own)}]) == [
+    bench.deploy(adapters=[{"name": "own", "uri": str(own)}])
+    assert [each.name for each in bench.spec().adapters] == ["tuned", "tuned-canary", "own"]
+    assert bench.answering() == "artifact:tuned@v-1"
+    # Over another base model nothing of it is of use.
+    assert bench.deploy(model="hf:org/other") == [
         "rag: the file ends what was promoted: adapters, default_model, canary"
     ]
-    assert bench.answering() == BASE
+    assert (bench.answering(), bench.spec().adapters) == ("hf:org/other", ())
 
 
 def test_what_ray_serve_did_not_take_is_no_release(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

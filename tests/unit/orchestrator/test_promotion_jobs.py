@@ -11,7 +11,6 @@ from stand_ins.documents import eventually
 from stand_ins.models import BASE, GOOD, MIDDLING, POOR, Bench, compare, make_model
 from stand_ins.world import World
 
-from tandem.orchestrator.app_status import AppStatus
 from tandem.orchestrator.jobs import Job, Submitter
 from tandem.orchestrator.promotion_jobs import AGAIN_AFTER_S
 from tandem.orchestrator.releases import Act
@@ -85,12 +84,61 @@ def test_a_mistake_is_the_users(world: World, bench: Bench) -> None:
 
 def test_what_does_not_come_up_is_taken_back(world: World, bench: Bench) -> None:
     bench.version("v-1")
-    bench.serve.message = "no room for it"
+    bench.serve.message, bench.serve.only_with = "no room for it", "v-1"
     job = ended(world, submit(world))
     assert (job.state, job.reason) == (State.FAILED, Reason.JOB_ERROR)
     assert job.message == "rag: v-1 didn't come up, and was taken back: no room for it"
     assert bench.answering() == BASE
     assert [release.act for release in bench.deployer.releases.of("rag", limit=2)] == [Act.ROLLBACK, Act.PROMOTE]
+
+
+def test_it_is_taken_back_also_by_the_next_server(world: World, bench: Bench) -> None:
+    bench.version("v-1")
+    bench.serve.message, bench.serve.only_with, bench.serve.state = "it starts", "v-1", "DEPLOYING"
+    job = submit(world)
+    world.orchestrator.step()
+    assert eventually(lambda: bench.answering() != BASE, within_s=30)
+    world.orchestrator.promotions.stand_by()
+    # What was the newest version then isn't any more.
+    make_model(bench.storage, "tuned", "v-2")
+    bench.serve.state = "DEPLOY_FAILED"
+    job = ended(world, job)
+    assert job.message == "rag: v-1 didn't come up, and was taken back: it starts"
+    assert bench.answering() == BASE
+
+
+def test_what_others_do_meanwhile_stays(world: World, bench: Bench) -> None:
+    bench.version("v-1")
+    bench.serve.message, bench.serve.only_with, bench.serve.state = "it starts", "v-1", "DEPLOYING"
+    job = submit(world)
+    world.orchestrator.step()
+    assert eventually(lambda: bench.answering() != BASE, within_s=30)
+    bench.promoter.rollback("tuned", by="ada")
+    job = ended(world, job)
+    assert (job.state, job.reason) == (State.FAILED, Reason.JOB_ERROR)
+    assert "v-1 was promoted, but somebody else has put another in its place meanwhile" in job.message
+    newest = bench.deployer.releases.of("rag")[0]
+    assert (newest.act, newest.by) == (Act.ROLLBACK, "ada")
+
+
+def test_an_endpoint_that_is_not_up_is_left_alone(world: World, bench: Bench) -> None:
+    bench.version("v-1")
+    bench.serve.message, bench.serve.state = "a replica is ill", "UNHEALTHY"
+    job = submit(world, queue={"max_start_s": 0.5})
+    world.orchestrator.step()
+    world.now += 1
+    job = ended(world, job)
+    assert job.message == "rag: it isn't up, and nothing was changed: a replica is ill"
+    assert bench.answering() == BASE
+
+
+def test_one_that_gets_well_is_waited_for(world: World, bench: Bench) -> None:
+    bench.version("v-1")
+    bench.serve.message, bench.serve.state = "a replica is ill", "UNHEALTHY"
+    job = submit(world)
+    world.orchestrator.step()
+    bench.serve.message = ""
+    assert ended(world, job).state is State.SUCCEEDED
 
 
 def test_it_waits_while_ray_serve_is_away(world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,17 +177,14 @@ def test_a_server_that_comes_back_goes_on(world: World, bench: Bench) -> None:
     assert bench.serve.deploys == deploys
 
 
-def test_it_is_stopped_before_it_begins_and_while_it_waits_for_the_endpoint(
-    world: World, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_stopped_before_it_begins_and_while_it_waits_for_the_endpoint(world: World, bench: Bench) -> None:
     bench.version("v-1")
     job = submit(world)
     world.records.request_stop(job.id)
     assert ended(world, job).state is State.STOPPED
     assert bench.answering() == BASE
     job = submit(world, app="rag")
-    waiting = AppStatus("rag", "DEPLOYING", "waiting", "", "http://127.0.0.1:3", 0.0, {})
-    monkeypatch.setattr(bench.deployer, "status", lambda: [waiting])
+    bench.serve.message, bench.serve.only_with, bench.serve.state = "it starts", "v-1", "DEPLOYING"
     world.orchestrator.step()
     assert eventually(lambda: bench.answering() != BASE, within_s=30)
     world.records.request_stop(job.id)

@@ -20,8 +20,10 @@ def upgrade() -> None:
         sa.Column("action", sa.String(12), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.Column("by", sa.String(64), nullable=False),
+        sa.Column("job", sa.String(80), nullable=False),
         sa.Column("spec", sa.Text(), nullable=False),
         sa.Column("facts", sa.Text(), nullable=False),
         sa.Column("done", sa.Boolean(), nullable=False),
     )
     op.create_index("ix_releases_app", "releases", ["app"])
+    op.create_index("ix_releases_job", "releases", ["job"])
