@@ -78,7 +78,7 @@ class Orchestrator:
         self.secrets = JobSecrets(cluster.storage / "secrets")
         self._policy = policy
         self._rules = rules
-        self._clock = clock
+        self.clock = clock
         self._lease = lease
         self.acts = lease is None  # in the last turn
         self.stands_by = False  # another server was found to act
@@ -123,7 +123,7 @@ class Orchestrator:
         if room is None:
             return False
         refused = refusal(spec, room, self._rules)
-        if refused is not None and room.settled(self._clock()):
+        if refused is not None and room.settled(self.clock()):
             raise refused
         return refused is None
 
@@ -166,7 +166,7 @@ class Orchestrator:
             seen[job.id] = known_as or self._observe(job)
             self.pace.beat()
         self._seen = seen
-        turn = decide(jobs, seen, room, self._policy, self._rules, self._clock())
+        turn = decide(jobs, seen, room, self._policy, self._rules, self.clock())
         known = {job.id: job for job in jobs}
         for action in turn.actions:
             try:
@@ -182,7 +182,7 @@ class Orchestrator:
         # Last: a step that has just ended lets others begin.
         stuck |= self.pipelines.turn([job for job in live if job.kind == "pipeline"])
         self._waits = {**turn.waits, **self._troubles.now, **stuck}
-        self.pace.turned(watched=on_its_way(jobs, turn.actions, self._clock()))
+        self.pace.turned(watched=on_its_way(jobs, turn.actions, self.clock()))
         return turn.actions
 
     def _keep_lease(self) -> bool:
@@ -215,7 +215,7 @@ class Orchestrator:
             return None
         machines = tuple(offered(machine.resources) for machine in found)
         before = self.room
-        since = self._clock() if before is None or before.machines != machines else before.since
+        since = self.clock() if before is None or before.machines != machines else before.since
         shared = {} if self._rules.shared_cpus is None else {"CPU": self._rules.shared_cpus}
         # No machine comes to a local cluster: it is the one that we are on.
         since = 0.0 if self.cluster.local else since

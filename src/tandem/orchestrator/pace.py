@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from prometheus_client import Counter, Histogram
+
 from tandem.orchestrator.actions import Action, Start
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.states import State
@@ -17,13 +19,36 @@ WATCHED_FOR_S = 10.0
 LEAST_REST_S = 0.05
 # The longest call to Ray has 30 s.
 STALLED_AFTER_S = 60.0
+# Why a turn failed.
+DATABASE, UNFORESEEN = "database", "unforeseen"
+_TURNS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Pace:
-    """Twice a second; at once after a submission; ten times a second while a job is on its way."""
+    """Twice a second; at once after a submission; ten times a second while a job is on its way.
+
+    Args:
+        clock: Seconds since some moment, by a clock that nobody sets.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        # In no registry: several servers in one process (tests) would be counted as one.
+        self.turns = Histogram(
+            "tandem_control_loop_turn_seconds",
+            "Duration of a turn of the control loop",
+            buckets=_TURNS_S,
+            registry=None,
+        )
+        self.failed_turns = Counter(
+            "tandem_control_loop_failed_turns",
+            "Turns that the database kept from their end, and those that failed in a way that nobody foresaw",
+            labelnames=("why",),
+            registry=None,
+        )
+        for why in (DATABASE, UNFORESEEN):
+            self.failed_turns.labels(why)
+        self._turn_began: float | None = None
         self._beat_at: float | None = None
         self._failing_since: float | None = None
         self._woken = threading.Event()
@@ -45,24 +70,40 @@ class Pace:
         # However many submissions come at once, turns don't follow each other without a pause.
         time.sleep(max(0.0, self._turned_at + LEAST_REST_S - time.monotonic()))
         self._woken.clear()
+        self._turn_began = self._clock()
         return time.monotonic() - self._looked_at < TURN_EVERY_S
 
     def beat(self) -> None:
         """The loop goes on: it has come to the next job, or to the end of its turn."""
         self._beat_at = self._clock()
 
-    def ended(self, *, well: bool) -> None:
-        """A turn is over; it hasn't ended well where it failed in a way that nobody foresaw."""
+    def ended(self, *, well: bool, database: bool = True) -> None:
+        """A turn is over.
+
+        Args:
+            well: False where it failed in a way that nobody foresaw.
+            database: Whether the records could be used.
+        """
         self.beat()
+        if self._turn_began is not None:
+            self.turns.observe(self._clock() - self._turn_began)
+        if not database:
+            self.failed_turns.labels(DATABASE).inc()
         if well:
             self._failing_since = None
-        elif self._failing_since is None:
+            return
+        self.failed_turns.labels(UNFORESEEN).inc()
+        if self._failing_since is None:
             self._failing_since = self._clock()
 
-    def stalled_s(self) -> float:
-        """For how many seconds the loop hasn't come further, if that is too long; else 0, as before it has begun."""
+    def idle_s(self) -> float:
+        """For how many seconds the loop hasn't come further; one whose turns fail doesn't. 0 before it has begun."""
         since = [at for at in (self._beat_at, self._failing_since) if at is not None]
-        seconds = self._clock() - min(since) if since else 0.0
+        return self._clock() - min(since) if since else 0.0
+
+    def stalled_s(self) -> float:
+        """The same, if that is too long; else 0."""
+        seconds = self.idle_s()
         return seconds if seconds >= STALLED_AFTER_S else 0.0
 
     def looks(self) -> None:

@@ -49,14 +49,15 @@ def loop(orchestrator: Orchestrator, ready: Path, stopping: threading.Event) -> 
         quick = orchestrator.pace.rest()
         if stopping.is_set() or not ready.exists():
             continue
+        database = True
         try:
             orchestrator.step(quick=quick)
             found, unforeseen = "", None
         except (DatabaseError, LeaseLostError) as error:
-            found, unforeseen = str(error), None
+            found, unforeseen, database = str(error), None, isinstance(error, LeaseLostError)
         except Exception as error:  # noqa: BLE001 - logged below; a loop that died would leave jobs unwatched
             found, unforeseen = f"a turn of the control loop failed: {type(error).__name__}: {error}", error
-        orchestrator.pace.ended(well=unforeseen is None)
+        orchestrator.pace.ended(well=unforeseen is None, database=database)
         if found != problem:
             logger.warning("%s", found or "the control loop goes on", exc_info=unforeseen)
         problem = found

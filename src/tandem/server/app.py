@@ -1,6 +1,7 @@
 """The server's HTTP API; ``/openapi.json`` is its document.
 
     GET    /healthz                     without a key: the server lives, and its control loop goes on
+    GET    /metrics                     for Prometheus
     GET    /api/v1/status               server, Ray, jobs by state
     GET    /api/v1/checks               what the server finds of the cluster, for `tandem doctor`
     POST   /api/v1/jobs                 {spec, again, origin, secrets} → the job, and whether it is new
@@ -45,6 +46,7 @@ from tandem.server.faults import add_schemas, documented, error_response, instal
 from tandem.server.guard import Guard
 from tandem.server.jobs import jobs_router
 from tandem.server.keys import keys_router
+from tandem.server.metrics import metrics_router
 from tandem.server.models import models_router
 from tandem.server.output import output_router
 from tandem.server.packages import packages_router
@@ -120,6 +122,7 @@ def create_app(
         return answers.Checks.model_validate(as_answer(orchestrator.cluster, records, deployer.ray))
 
     app.include_router(api)
+    app.include_router(metrics_router(records, orchestrator))
     _complete_document(app)
     return app
 

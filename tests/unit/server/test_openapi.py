@@ -33,6 +33,7 @@ EXCLUDED = [positive_data_acceptance, negative_data_rejection]
 AUTHORIZED = {"Authorization": "Bearer secret-key"}
 PATHS = [
     ("/healthz", "get"),
+    ("/metrics", "get"),
     ("/api/v1/status", "get"),
     ("/api/v1/checks", "get"),
     ("/api/v1/jobs", "post"),
