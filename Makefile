@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 # For example PIP_ARGS="--extra-index-url …" to take a CPU build of torch.
 PIP_ARGS ?=
 
-.PHONY: venv demo test unit integration clusters test-gpu check browser postgres namespaces bench clean
+.PHONY: venv demo test unit integration clusters test-gpu check browser postgres namespaces prometheus bench clean
 
 venv: $(VENV)/.ready
 
@@ -38,7 +38,7 @@ check: venv
 	$(BIN)/lint-imports
 
 # Side by side: tests of clusters often wait, unit tests never do.
-test: check browser postgres namespaces
+test: check browser postgres namespaces prometheus
 	$(MAKE) --no-print-directory --keep-going --jobs=3 integration clusters unit
 
 # In the time that the others leave: Ray's workers have a niceness of 15, and would starve beside it.
@@ -74,6 +74,13 @@ namespaces:
 	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	    && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2 >/dev/null; } \
 	  || echo "no network namespaces: the drill that needs one is skipped (install the package iproute2)" >&2
+
+# Alerts and dashboards are tested with Prometheus itself: the tests start one of their own, so the package's isn't started.
+prometheus:
+	@{ command -v prometheus && command -v promtool; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update -qq \
+	    && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
+	  || echo "no Prometheus: the tests that need it are skipped (install the package prometheus)" >&2
 
 bench: venv
 	$(BIN)/python -m benchmarks

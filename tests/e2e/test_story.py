@@ -9,13 +9,27 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
 import openai
 import psutil
 import pytest
+import yaml
+from stand_ins.command_line import until
 from stand_ins.documents import eventually
+from stand_ins.prometheus import (
+    ALERTS,
+    CONFIG,
+    DASHBOARDS,
+    Prometheus,
+    alerts,
+    metrics_in,
+    missing,
+    panels,
+    prometheus,
+)
 
 from tandem.orchestrator.local import Marks
 from tandem.orchestrator.processes import marked
@@ -218,6 +232,43 @@ def test_endpoint_refuses_a_wrong_key(home: Home) -> None:
     with pytest.raises(openai.AuthenticationError):
         client(home).with_options(api_key="wrong").models.list()
     assert httpx.get(f"{cluster(home)['endpoint_url']}/healthz").status_code == 200
+
+
+def any_value(running: Prometheus, queries: list[str]) -> bool:
+    return any(map(running.value, queries))
+
+
+# A machine without a GPU, a cache that is off, and a run that has ended export none.
+NOT_HERE = ("ray_node_gpus_utilization", "ray_tandem_endpoint_answer_cache_hits_total", "ray_tandem_training_")
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_prometheus_sees_server_cluster_and_endpoint(home: Home, tmp_path: Path) -> None:
+    home.write(".tandem/prometheus-key", home.tandem("keys", "add", "prometheus", "--role", "viewer"))
+    text = CONFIG.read_text().replace("../../.tandem", str(home.path / ".tandem")).replace("15s", "1s")
+    text = text.replace("127.0.0.1:8400", str(cluster(home)["server_url"]).removeprefix("http://"))
+    text = text.replace("http://127.0.0.1:8265", str(cluster(home)["dashboard_url"]))
+    config = tmp_path / "prometheus.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(text) | {"rule_files": [str(ALERTS)]}))
+    with prometheus(config, tmp_path / "data") as running:
+        until(lambda: {"tandem", "ray"} <= running.targets().keys())
+        until(lambda: {health for targets in running.targets().values() for health, _ in targets} == {"up"})
+        until(lambda: running.value("ray_tandem_endpoint_in_flight"))
+        home.tandem("ask", "How deep is Corran?")
+        until(lambda: running.value("increase(ray_tandem_endpoint_requests_total[1m]) > 0"))
+        asked = [rule["expr"] for rule in alerts().values()]
+        for path in DASHBOARDS:
+            for title, queries in panels(path).items():
+                asked += queries
+                there = not any(name.startswith(NOT_HERE) for query in queries for name in metrics_in(query))
+                # Of what was done in the last hour Prometheus has seen nothing.
+                if there and not title.endswith("in the last hour"):
+                    until(partial(any_value, running, queries))
+        names = {name for query in asked for name in metrics_in(query) if not name.startswith(NOT_HERE)}
+        assert {name for name in names if not running.value(name)} == set()
+        rules = [rule for group in running.ask("rules")["groups"] for rule in group["rules"]]
+        assert {rule["name"] for rule in rules} == set(alerts())
+        assert {rule["lastError"] for rule in rules if rule["health"] == "err"} == set()
 
 
 def test_compare_on_own_documents_without_a_yaml_file(home: Home) -> None:

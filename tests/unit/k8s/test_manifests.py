@@ -401,3 +401,34 @@ def test_who_reaches_what(caller: dict[str, str], callee: str, port: int, reache
     (rule,) = resource("NetworkPolicy", callee)["spec"]["ingress"]
     chosen = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
     assert (caller in chosen and {"port": port} in rule["ports"]) == reaches
+
+
+# --- what the Prometheus Operator is told
+
+
+def test_monitors_find_every_ray_pod_and_the_server() -> None:
+    monitors = {item["kind"]: item for item in built("monitoring")}
+    assert {item["metadata"]["namespace"] for item in monitors.values()} == {"tandem"}
+    (pods,) = monitors["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    assert monitors["PodMonitor"]["spec"]["selector"]["matchLabels"] == {"ray.io/is-ray-node": "yes"}
+    for name, template in pod_templates("base").items():
+        if name.startswith("Ray"):
+            (container,) = template["spec"]["containers"]
+            assert {"name": pods["port"], "containerPort": 8080} in container["ports"], name
+    (server,) = monitors["ServiceMonitor"]["spec"]["endpoints"]
+    service = resource("Service", "tandem-server")
+    assert monitors["ServiceMonitor"]["spec"]["selector"]["matchLabels"] == service["metadata"]["labels"]
+    assert server["port"] in {port["name"] for port in service["spec"]["ports"]}
+    names = {(rule["targetLabel"], rule["replacement"]) for each in (pods, server) for rule in each["relabelings"]}
+    assert names == {("job", "ray"), ("job", "tandem")}
+    secret = server["authorization"]["credentials"]
+    command = f"kubectl -n tandem create secret generic {secret['name']} --from-literal={secret['key']}="
+    assert command in (ROOT / "docs" / "kubernetes.md").read_text()
+
+
+def test_its_rules_are_those_of_the_alerts() -> None:
+    (rules,) = (item for item in built("monitoring") if item["kind"] == "PrometheusRule")
+    alerts = yaml.safe_load((ROOT / "cluster" / "observability" / "alerts.yaml").read_text())
+    assert rules["spec"] == alerts, (
+        "k8s/monitoring/prometheusrule.yaml and cluster/observability/alerts.yaml differ: copy the latter's groups"
+    )
