@@ -60,6 +60,7 @@ class Ingress:
             "retriever": (scaling.retriever, lambda: _outcome(self._retriever.ready.remote())),
             "llm": (scaling.llm, lambda: _outcome(self._llm.ready.remote())),
         }
+        self._meter: Meter | None = None
         self._ready = Readiness({name: ask for name, (replicas, ask) in parts.items() if replicas.min_replicas})
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -94,7 +95,7 @@ class Ingress:
         """The ASGI application of this replica; Ray Serve asks for it by this name."""
         from tandem.serving.http import create_app
 
-        meter = Meter(self._service.spec.name)
+        meter = self._meter = Meter(self._service.spec.name)
 
         def observe(seen: Observation) -> None:
             log(seen)
@@ -103,8 +104,10 @@ class Ingress:
         return create_app(lambda: self._service, self._keys, observe, self._ready, meter.in_flight)
 
     async def check_health(self) -> None:
-        """Fails when its threads are stuck, so that Serve replaces the replica."""
+        """Fails when its threads are stuck, so that Serve replaces the replica; it comes every ten seconds."""
         await threads_turn()
+        if self._meter is not None:
+            self._meter.keep()
 
     async def _search(
         self, question: str, how: SearchSpec, *, tenant: str | None, filter: Filter | None, within_s: float

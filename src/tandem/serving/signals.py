@@ -133,6 +133,7 @@ class Meter:
 
         self._in_flight = Gauge("tandem_endpoint_in_flight", "Requests that are being answered", tag_keys=("app",))
         self._in_flight.set_default_tags({"app": app})
+        self._answered_now = 0
         self._requests = counter("requests", "Requests by path and status", "path", "status")
         self._errors = counter("errors", "Answers that failed, streams that broke among them", "path", "kind")
         self._tokens = counter("tokens", "Tokens of prompts and answers", "kind")
@@ -147,7 +148,12 @@ class Meter:
 
     def in_flight(self, requests: int) -> None:
         """So many are being answered now, by this replica."""
-        self._in_flight.set(requests)
+        self._answered_now = requests
+        self.keep()
+
+    def keep(self) -> None:
+        """Say again how many: Ray drops a gauge that nobody has set for 20 s."""
+        self._in_flight.set(self._answered_now)
 
     def __call__(self, seen: Observation) -> None:
         """Count a request that has ended."""

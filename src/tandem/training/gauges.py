@@ -38,9 +38,16 @@ class Gauges:
             tag_keys=("job_name", "worker"),
         )
         self._job = job
+        self._record: Record = {}
 
     def set(self, record: Record) -> None:
         """Take over what a step's record has."""
+        self._record = {**self._record, **record}
+        self.keep()
+
+    def keep(self) -> None:
+        """Say again what was said last: Ray drops a gauge that nobody has set for 20 s, and a step may take longer."""
+        record = self._record
         for key, gauge in self._gauges.items():
             if key in record:
                 gauge.set(float(record[key]), tags={"job_name": self._job})

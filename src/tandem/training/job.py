@@ -184,7 +184,7 @@ def _fit(config: LoopConfig, context: JobContext, tracker: Tracker, gpus: float,
         raise PreemptedError("stepped aside before it trained")
     context.progress(WORKERS_PHASE, 0, spec.max_workers)
     try:
-        with metrics.Follower(file, tell):
+        with metrics.Follower(file, tell, keep=gauges.keep):
             fit(trainer.fit, context.dir)
     except BaseException as error:
         status = "KILLED" if isinstance(error, PreemptedError) else "FAILED"

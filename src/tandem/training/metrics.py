@@ -117,11 +117,26 @@ class Tail:
 
 
 class Follower:
-    """While open, calls `tell` from a thread of its own with all the records whenever there are new ones."""
+    """While open, calls `tell` from a thread of its own with all the records whenever there are new ones.
 
-    def __init__(self, path: Path, tell: Callable[[list[Record]], None], *, poll_s: float = POLL_S) -> None:
+    Args:
+        path: The file.
+        tell: Called with the records.
+        keep: Called after each look, new records or not.
+        poll_s: Seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tell: Callable[[list[Record]], None],
+        *,
+        keep: Callable[[], None] = lambda: None,
+        poll_s: float = POLL_S,
+    ) -> None:
         self._tail = Tail(path)
         self._tell = tell
+        self._keep = keep
         self._poll_s = poll_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-metrics", daemon=True)
@@ -140,6 +155,7 @@ class Follower:
     def _follow(self) -> None:
         while not self._ended.wait(self._poll_s):
             self._look()
+            self._keep()
 
     def _look(self) -> None:
         if self._tail.read():

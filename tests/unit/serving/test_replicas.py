@@ -134,6 +134,27 @@ def test_what_nobody_waits_for_is_cancelled_in_the_deployments_behind(ingress: I
     asyncio.run(story())
 
 
+def test_a_health_check_says_again_how_many_requests_are_answered(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+
+    class Meter:
+        in_flight = None
+
+        def __init__(self, app: str) -> None:
+            self.app = app
+
+        def keep(self) -> None:
+            kept.append(self.app)
+
+    monkeypatch.setattr("tandem.serving.replicas.Meter", Meter)
+    asyncio.run(ingress.check_health())
+    ingress.__serve_build_asgi_app__()
+    asyncio.run(ingress.check_health())
+    assert kept == [SPEC["name"]]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_refusal_is_an_error_at_the_ingress_and_not_before(ingress: Ingress, stream: bool) -> None:
     async def call() -> None:

@@ -152,7 +152,8 @@ async def test_a_stream_that_breaks_is_an_error_though_its_status_was_200(endpoi
         meter(Observation("id", "/v1/models", status=500, error=f"kind{number}"))
     assert len({tags["kind"] for _, tags in counted["tandem_endpoint_errors"]}) == ERRORS_SHOWN + 1
     meter.in_flight(3)
-    assert counted["tandem_endpoint_in_flight"] == [(3, {})]
+    meter.keep()
+    assert counted["tandem_endpoint_in_flight"] == [(3, {}), (3, {})]
 
 
 async def test_questions_are_counted_by_whether_their_vectors_were_kept(counted):

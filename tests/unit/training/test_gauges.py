@@ -51,5 +51,23 @@ def test_a_steps_figures_become_gauges_of_the_job_and_memory_one_of_each_worker(
     }
 
 
+def test_what_was_said_last_is_said_again_until_there_is_something_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[Any, float] = {}
+    monkeypatch.setattr(FakeGauge, "values", values, raising=False)
+    monkeypatch.setattr(ray.util.metrics, "Gauge", FakeGauge)
+    gauges = Gauges("my-job")
+    gauges.keep()
+    assert values == {}
+    gauges.set({"step": 3, "loss": 1.5, "eval_loss": 1.25})
+    gauges.set({"step": 4, "loss": 1.0})
+    values.clear()
+    gauges.keep()
+    assert values == {
+        ("tandem_training_step", "my-job"): 4,
+        ("tandem_training_loss", "my-job"): 1.0,
+        ("tandem_training_eval_loss", "my-job"): 1.25,
+    }
+
+
 def test_the_line_of_progress_has_the_memory_of_the_fullest_worker_and_no_list() -> None:
     assert shown(RECORD) == {"loss": 1.5, "grad_norm": 0.2, "tokens_per_s": 40.0, "memory_gib": 2.0}

@@ -98,3 +98,16 @@ def test_the_follower_tells_of_new_records_and_of_the_last_ones_at_the_end(tmp_p
         write(path, {"step": 2, "loss": 1.0})
     assert told[-1] == 2
     assert told == sorted(set(told))
+
+
+def test_the_follower_calls_after_each_look_whether_there_is_anything_new_or_not(tmp_path: Path) -> None:
+    looks: list[int] = []
+    several = threading.Event()
+
+    def keep() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            several.set()
+
+    with metrics.Follower(tmp_path / "m.jsonl", lambda _: None, keep=keep, poll_s=0.01):
+        assert several.wait(10)
