@@ -20,11 +20,11 @@ from tandem.config.cluster import Cluster
 from tandem.config.machine import Processor, read_processor
 from tandem.models.engines import GenerationRequest
 from tandem.models.engines.transformers import TransformersEngine
-from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.deploying.releases import Releases
 from tandem.orchestrator.processes import free_port
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.releases import Releases
 from tandem.retrieval import embedding
 from tandem.retrieval.embedding import Embedder
 from tandem.specs import IndexSpec

@@ -31,11 +31,11 @@ from tandem.config.machine import read_processor
 from tandem.errors import ModelError
 from tandem.models.engines import GenerationRequest, open_engine
 from tandem.models.engines.hardware import vllm_obstacle
-from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.deploying.releases import Releases
 from tandem.orchestrator.processes import free_port
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.releases import Releases
 from tandem.serving.openapi import document
 from tandem.specs.compare import EngineSpec
 

@@ -17,8 +17,8 @@ from stand_ins.world import World
 from tandem.artifacts.manifest import write_manifest
 from tandem.evaluation.figures.scoring import write_parquet
 from tandem.evaluation.schema import to_json
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.promoter import Promoter
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.promotion.promoter import Promoter
 from tandem.retrieval.snapshot import IndexSnapshot, write_snapshot
 from tandem.specs.base import PromptSpec
 from tandem.specs.rag import RagSpec

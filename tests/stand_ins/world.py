@@ -12,13 +12,13 @@ import httpx
 
 from tandem.config.cluster import Cluster
 from tandem.orchestrator.controller import Policy
-from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.deploying.releases import Releases
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.fake_ray import FakeRayJobs
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.releases import Releases
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys
 from tandem.orchestrator.scheduler import Rules
 from tandem.orchestrator.states import State

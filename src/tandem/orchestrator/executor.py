@@ -33,7 +33,7 @@ from tandem.orchestrator.log_copies import LogCopies
 from tandem.orchestrator.pace import Pace, on_its_way
 from tandem.orchestrator.packages import Packages
 from tandem.orchestrator.pipelines import Pipelines
-from tandem.orchestrator.promotion_jobs import PromotionJobs
+from tandem.orchestrator.promotion.jobs import PromotionJobs
 from tandem.orchestrator.ray_jobs import RayJobs
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.resources import Room, offered

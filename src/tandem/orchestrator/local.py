@@ -19,7 +19,7 @@ import httpx
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster, storage_path
 from tandem.config.machine import cores
 from tandem.errors import AuthError, ConflictError, InputError, TandemError, UnreachableError
-from tandem.orchestrator.deploy import APPLICATIONS
+from tandem.orchestrator.deploying.deployer import APPLICATIONS
 from tandem.orchestrator.processes import alone, end, free_port, marked, port_in_use
 from tandem.orchestrator.ray_head import keep_logs, start_head
 from tandem.orchestrator.ray_jobs import HttpRayJobs

@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from tandem.errors import DatabaseError, TandemError
-from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.deploying.releases import Releases
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.holder import Holder
 from tandem.orchestrator.lease import Lease, LeaseLostError
-from tandem.orchestrator.promoter import Promoter
+from tandem.orchestrator.promotion.promoter import Promoter
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.releases import Releases
 from tandem.orchestrator.roles import SERVER_KEYS, ServerKeys, account
 from tandem.orchestrator.settings import ServerSettings
 from tandem.server.app import create_app

@@ -36,7 +36,7 @@ from fastapi import APIRouter, FastAPI, Response
 import tandem
 from tandem.errors import TandemError
 from tandem.orchestrator.checks import as_answer
-from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.deploying.deployer import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.records import Records
 from tandem.orchestrator.roles import ServerKeys

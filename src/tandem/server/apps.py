@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from tandem.errors import ConflictError
-from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.deploying.deployer import Deployer
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.lease import LeaseLostError
 from tandem.orchestrator.records import Records

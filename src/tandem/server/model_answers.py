@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from tandem.orchestrator.deploying.releases import Act, Release
 from tandem.orchestrator.jobs import iso
-from tandem.orchestrator.model_list import Listed
-from tandem.orchestrator.releases import Act, Release
+from tandem.orchestrator.promotion.listing import Listed
 from tandem.server.answers import Answer
 
 

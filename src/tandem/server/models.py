@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import Field
 
 from tandem.errors import UnreachableError
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.model_list import list_models
-from tandem.orchestrator.promoter import Promoter
-from tandem.orchestrator.promotion import Change
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.promotion.changes import Change
+from tandem.orchestrator.promotion.listing import list_models
+from tandem.orchestrator.promotion.promoter import Promoter
 from tandem.orchestrator.roles import KeyHolder
 from tandem.server.bodies import Body
 from tandem.server.faults import documented

@@ -9,7 +9,7 @@ import pytest
 from stand_ins.models import BASE, GOOD, MIDDLING, POOR, compare, make_model
 from stand_ins.shell import Shell
 
-from tandem.orchestrator.in_place import without_taken_over
+from tandem.orchestrator.deploying.in_place import without_taken_over
 
 
 @pytest.fixture

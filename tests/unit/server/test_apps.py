@@ -11,13 +11,13 @@ from sqlalchemy import text
 from stand_ins.shell import FakeServe
 from stand_ins.world import World
 
-from tandem.orchestrator.deploy import Deployer
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.deploying.releases import Releases
 from tandem.orchestrator.executor import Orchestrator
 from tandem.orchestrator.holder import Holder
 from tandem.orchestrator.lease import Lease
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.releases import Releases
 from tandem.server.app import create_app
 from tandem.server.apps import only_where_it_acts
 

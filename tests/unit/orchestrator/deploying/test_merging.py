@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from tandem.orchestrator.merging import merged_with
+from tandem.orchestrator.deploying.merging import merged_with
 from tandem.specs.rag import RagSpec
 
 MODELS = {"tuned", "whole"}

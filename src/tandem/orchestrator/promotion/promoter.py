@@ -11,10 +11,9 @@ from tandem.artifacts.manifest import latest
 from tandem.errors import ConflictError, InputError, ModelError, NotFoundError, NotPromotedError
 from tandem.models.loading import model_path_here
 from tandem.models.lora import check_fits
-from tandem.orchestrator.comparisons import Comparison, comparisons
-from tandem.orchestrator.deploy import Deployer
-from tandem.orchestrator.evidence import Models, find_version, standing_in
-from tandem.orchestrator.promotion import (
+from tandem.orchestrator.deploying.deployer import Deployer
+from tandem.orchestrator.deploying.releases import Act, Cause
+from tandem.orchestrator.promotion.changes import (
     Change,
     canary_in,
     changes,
@@ -27,8 +26,9 @@ from tandem.orchestrator.promotion import (
     version_of,
     without_canary,
 )
-from tandem.orchestrator.promotion_rules import Version, weigh
-from tandem.orchestrator.releases import Act, Cause
+from tandem.orchestrator.promotion.comparisons import Comparison, comparisons
+from tandem.orchestrator.promotion.evidence import Models, find_version, standing_in
+from tandem.orchestrator.promotion.rules import Version, weigh
 from tandem.specs.rag import RagSpec
 
 # While it is judged somebody else may change the endpoint: then it is judged anew.

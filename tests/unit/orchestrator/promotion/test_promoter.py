@@ -14,8 +14,8 @@ from stand_ins.models import BASE, FAIR, GOOD, MIDDLING, POOR, PROMPT, Bench, co
 from stand_ins.world import World
 
 from tandem.errors import ConflictError, InputError, ModelError, NotFoundError, NotPromotedError, UnreachableError
-from tandem.orchestrator.model_list import Serving, list_models
-from tandem.orchestrator.releases import Act
+from tandem.orchestrator.deploying.releases import Act
+from tandem.orchestrator.promotion.listing import Serving, list_models
 
 
 @pytest.fixture

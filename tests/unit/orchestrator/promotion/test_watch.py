@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 import pytest
 
-from tandem.orchestrator.app_status import AppStatus, Verdict
-from tandem.orchestrator.promotion_watch import Gone, TakeBack, Up, Wait, look
+from tandem.orchestrator.deploying.app_status import AppStatus, Verdict
+from tandem.orchestrator.promotion.watch import Gone, TakeBack, Up, Wait, look
 from tandem.specs.rag import RagSpec
 
 FACTS = {"model": "tuned", "version": "v-2", "share": None, "deployed_at": 5.0}

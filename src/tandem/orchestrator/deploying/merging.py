@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from tandem.errors import ModelError, NotFoundError
-from tandem.orchestrator.in_place import without_taken_over
-from tandem.orchestrator.pins import SCHEME, newest, pinned
-from tandem.orchestrator.promotion import version_in, version_of
-from tandem.orchestrator.releases import Release, last_file, promoted_models, promoted_places
+from tandem.orchestrator.deploying.in_place import without_taken_over
+from tandem.orchestrator.deploying.pins import SCHEME, newest, pinned
+from tandem.orchestrator.deploying.releases import Release, last_file, promoted_models, promoted_places
+from tandem.orchestrator.promotion.changes import version_in, version_of
 from tandem.specs.rag import RagSpec
 
 # What promotions change.

@@ -15,12 +15,12 @@ from stand_ins.world import make_cluster
 from tandem.artifacts.manifest import write_manifest
 from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import AuthError, InputError, ModelError, NotFoundError, UnreachableError
-from tandem.orchestrator.app_status import cause_line, judge
-from tandem.orchestrator.deploy import Deployer, merged
-from tandem.orchestrator.in_place import without_taken_over
+from tandem.orchestrator.deploying.app_status import cause_line, judge
+from tandem.orchestrator.deploying.deployer import Deployer, merged
+from tandem.orchestrator.deploying.in_place import without_taken_over
+from tandem.orchestrator.deploying.releases import Releases
 from tandem.orchestrator.ray_jobs import HttpRayJobs
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.releases import Releases
 
 
 def app(name: str, route: str = "/", **args: Any) -> dict[str, Any]:

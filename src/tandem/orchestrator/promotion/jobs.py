@@ -12,13 +12,13 @@ from typing import Any
 
 from tandem.config.files import write_whole
 from tandem.errors import DatabaseError, InputError, NotPromotedError, TandemError, UnreachableError
-from tandem.orchestrator.app_status import AppStatus
+from tandem.orchestrator.deploying.app_status import AppStatus
+from tandem.orchestrator.deploying.releases import Release
 from tandem.orchestrator.jobs import Job
 from tandem.orchestrator.lease import LeaseLostError
-from tandem.orchestrator.promoter import Promoter
-from tandem.orchestrator.promotion_watch import Gone, TakeBack, Up, look
+from tandem.orchestrator.promotion.promoter import Promoter
+from tandem.orchestrator.promotion.watch import Gone, TakeBack, Up, look
 from tandem.orchestrator.records import Records
-from tandem.orchestrator.releases import Release
 from tandem.orchestrator.states import Reason, State
 from tandem.orchestrator.troubles import Troubles
 from tandem.specs.promote import PromoteSpec

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tandem.orchestrator.app_status import AppStatus
-from tandem.orchestrator.promotion import canary_in, version_in, version_of
+from tandem.orchestrator.deploying.app_status import AppStatus
+from tandem.orchestrator.promotion.changes import canary_in, version_in, version_of
 from tandem.specs.rag import RagSpec
 
 

@@ -12,11 +12,11 @@ from tandem.config.cluster import STORAGE_VARIABLE, Cluster
 from tandem.errors import InputError, NotFoundError, TandemError, UnreachableError
 from tandem.models.loading import adapter_path, model_path_here
 from tandem.models.lora import adapter_rank, check_fits
-from tandem.orchestrator.app_status import AppStatus, cause_line, judge
-from tandem.orchestrator.in_place import in_place, is_endpoint, present_spec, without_taken_over
-from tandem.orchestrator.merging import planned
+from tandem.orchestrator.deploying.app_status import AppStatus, cause_line, judge
+from tandem.orchestrator.deploying.in_place import in_place, is_endpoint, present_spec, without_taken_over
+from tandem.orchestrator.deploying.merging import planned
+from tandem.orchestrator.deploying.releases import Act, Cause, Releases, last_file
 from tandem.orchestrator.ray_jobs import HttpRayJobs
-from tandem.orchestrator.releases import Act, Cause, Releases, last_file
 from tandem.retrieval.snapshot import find_snapshot
 from tandem.specs.rag import RagSpec
 

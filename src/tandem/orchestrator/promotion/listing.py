@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.orchestrator.comparisons import comparisons
-from tandem.orchestrator.evidence import newest_standing, versions
-from tandem.orchestrator.promotion import canary_in, default_uri
-from tandem.orchestrator.promotion_rules import Standing, Version
+from tandem.orchestrator.promotion.changes import canary_in, default_uri
+from tandem.orchestrator.promotion.comparisons import comparisons
+from tandem.orchestrator.promotion.evidence import newest_standing, versions
+from tandem.orchestrator.promotion.rules import Standing, Version
 from tandem.specs.rag import RagSpec
 
 

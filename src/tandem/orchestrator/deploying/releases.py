@@ -42,7 +42,7 @@ class Cause:
         act: What is done.
         by: Whose key it was asked with.
         job: The promote job that asks for it; empty without one.
-        facts: As JSON types. Of a deploy `file`, what the file says; else on what grounds: `promotion.Change.facts`.
+        facts: As JSON types. Of a deploy `file`, what the file says; else on what grounds: `Change.facts`.
     """
 
     act: Act = Act.DEPLOY

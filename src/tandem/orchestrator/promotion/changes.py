@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tandem.errors import ConflictError, InputError
-from tandem.orchestrator.promotion_rules import Standing, Version
+from tandem.orchestrator.promotion.rules import Standing, Version
 from tandem.specs.adapters import AdapterSpec
 from tandem.specs.rag import RagSequenceSpec, RagSpec, UpstreamSpec
 

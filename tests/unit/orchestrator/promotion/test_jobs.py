@@ -11,9 +11,9 @@ from stand_ins.documents import eventually
 from stand_ins.models import BASE, GOOD, MIDDLING, POOR, Bench, compare, make_model
 from stand_ins.world import World
 
+from tandem.orchestrator.deploying.releases import Act
 from tandem.orchestrator.jobs import Job, Submitter
-from tandem.orchestrator.promotion_jobs import AGAIN_AFTER_S
-from tandem.orchestrator.releases import Act
+from tandem.orchestrator.promotion.jobs import AGAIN_AFTER_S
 from tandem.orchestrator.states import Reason, State
 from tandem.specs import PipelineSpec, PromoteSpec
 
