@@ -43,6 +43,10 @@ def compare(
     embedder: Annotated[
         str | None, typer.Option(metavar="URI", help="The embedder; default: all-MiniLM-L6-v2.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Of the verdict: em, f1, rouge_l, bleu or chrf. Long answers want another than em."),
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None,
     no_deploy: Annotated[bool, typer.Option("--no-deploy", help="Don't serve what was compared.")] = False,
     json: Json = False,
@@ -53,6 +57,7 @@ def compare(
     from tandem.cli.follow import print_report
     from tandem.errors import InputError
     from tandem.orchestrator.compare_flow import QUICK_S, CompareOptions
+    from tandem.specs.compare import DECIDES
 
     def refuse(options: str, why: str, remedy: str) -> None:
         sources = {each: context.get_parameter_source(each) for each in options.split()}
@@ -64,7 +69,7 @@ def compare(
     if file is not None:
         # Before anything else is asked for: they would look as if they had counted.
         refuse("docs qa", "a FILE names its own collection and questions", "give a FILE, or --docs and --qa, not both")
-        names = "adapter no_train seeds name model embedder max_steps no_deploy"
+        names = "adapter no_train seeds name model embedder metric max_steps no_deploy"
         refuse(names, "for --docs and --qa alone", "change the FILE's spec: `tandem compare FILE model=…`")
     budget_s = seconds_of(budget) if budget is not None else QUICK_S if quick else None
     if file is not None:
@@ -73,6 +78,8 @@ def compare(
     elif docs is not None and qa is not None:
         if adapter is not None and no_train:
             raise InputError("--adapter and --no-train exclude each other")
+        if metric is not None and metric not in DECIDES["generation"]:
+            raise InputError(f"--metric: {metric!r} is none of {', '.join(DECIDES['generation'])}")
         if no_train or quick or adapter is not None:
             refuse("seeds max_steps", "nothing is trained", "leave --no-train, --quick and --adapter out, or these")
         options = CompareOptions(
@@ -82,6 +89,7 @@ def compare(
             adapter=adapter,
             train=not (no_train or quick) and adapter is None,
             seeds=seeds,
+            metric=metric,
             max_steps=max_steps,
             budget_s=budget_s,
             deploy=not (no_deploy or quick),

@@ -134,7 +134,7 @@ class VerdictReport(Part):
     more_items: int | None = Field(description="so many more questions would settle it, as far as one can tell")
     reason: str
     metric: str
-    margin: float = Field(description="differences below it count as none")
+    margin: float = Field(description="differences below it count as none; in units of the metric")
     rule: str
 
 

@@ -42,6 +42,7 @@ class CompareOptions:
         adapter: URI of an adapter trained with retrieved context, instead of training any.
         train: Whether to train: with retrieved context, and without.
         seeds: How many adapters of each kind, which differ by their seed.
+        metric: Of the verdict; None: the comparison's default.
         max_steps: Training steps at most; None: `MAX_STEPS`.
         budget_s: Seconds in which the arms answer what fits; None: all that was held out.
         deploy: Whether to serve what was compared.
@@ -53,6 +54,7 @@ class CompareOptions:
     adapter: str | None = None
     train: bool = True
     seeds: int = 1
+    metric: str | None = None
     max_steps: int | None = None
     budget_s: float | None = None
     deploy: bool = True
@@ -193,6 +195,7 @@ def plan_compare(
         "arms": arms,
         "eval": str(folder / "eval.jsonl"),
         "collection": "${docs.collection}",
+        "primary": options.metric,
         "budget_s": options.budget_s,
     }
     pipeline = PipelineSpec.model_validate(

@@ -22,7 +22,10 @@ ALONE: dict[Task, tuple[str, ...]] = {
     "classification": ("classifier", "train", "eval_fraction", "neighbours", "classify_prompt"),
 }  # fmt: skip
 # What may decide, the usual one first.
-DECIDES: dict[Task, tuple[str, ...]] = {"generation": ("em", "f1"), "classification": ("accuracy", "macro_f1")}
+DECIDES: dict[Task, tuple[str, ...]] = {
+    "generation": ("em", "f1", "rouge_l", "bleu", "chrf"),
+    "classification": ("accuracy", "macro_f1"),
+}
 RETRIEVING: frozenset[str] = frozenset({"rag", "tuned_rag", "raft"})
 TUNED: dict[str, str] = {"tuned": "adapter", "tuned_rag": "adapter", "raft": "raft_adapter"}
 
@@ -142,9 +145,13 @@ class CompareSpec(Spec):
     )
     slices: tuple[str, ...] = Field((), description="columns of the questions by which the figures are also split")
     primary: str | None = Field(
-        None, description="the metric of the verdict: em or f1; for classification accuracy or macro_f1"
+        None,
+        description="the metric of the verdict: em, f1, rouge_l, bleu or chrf; for classification accuracy or "
+        "macro_f1. The first is the default; em is of no use for long answers",
     )
-    margin: Fraction = Field(0.05, description="arms shown to differ by less, and not significantly, are tied")
+    margin: Fraction = Field(
+        0.05, description="of the metric's range: arms shown to differ by less, and not significantly, are tied"
+    )
     bootstrap: int = Field(2000, ge=100, description="resamples for the intervals")
     seed: int = Field(0, ge=0, description="of the resamples and permutations")
     prices: PriceSpec = PriceSpec()

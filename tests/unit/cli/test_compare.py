@@ -192,3 +192,14 @@ def test_an_option_that_would_do_nothing_is_refused(
     result = shell("compare", *words)
     assert (result.exit_code, named in result.output) == (2, True), result.output
     assert not submitted
+
+
+def test_the_metric_of_the_verdict_is_chosen(
+    shell: Shell, submitted: list[dict[str, Any]], docs: Path, qa: Path
+) -> None:
+    command = ("compare", "--docs", str(docs), "--qa", str(qa), "--no-train", "--no-deploy", "--metric")
+    assert shell(*command, "bleu").exit_code == 0
+    assert spec_of(submitted[0], "compare")["primary"] == "bleu"
+    result = shell(*command, "accuracy")
+    assert result.exit_code == 2
+    assert "'accuracy' is none of em, f1, rouge_l, bleu, chrf" in result.stderr

@@ -162,3 +162,19 @@ def test_the_schema_of_a_report_is_published(shell: Shell) -> None:
     del data["verdict"]["choose"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, schema)
+
+
+@pytest.mark.parametrize("metric", ["rouge_l", "bleu", "chrf"])
+def test_two_by_any_metric_of_a_verdict(shell: Shell, tmp_path: Path, metric: str) -> None:
+    before = written(tmp_path, "before", simulate(80, arms=ARMS, primary=metric, seeds=2))
+    poor = simulate(80, arms=ARMS, primary=metric, skill={"raft": (0.3, 0.1, 0.1)})
+    after = written(tmp_path, "after", poor)
+    found = json.loads(shell("report", str(before), str(after), "--json").stdout)
+    assert found["metric"] == metric
+    raft = found["arms"]["raft"]
+    figures = raft["figures"][metric]
+    # What is tested is the difference of what the reports say.
+    assert raft["test"]["diff"] == pytest.approx(figures["diff"], abs=1e-9 if metric == "rouge_l" else 0.02)
+    assert raft["test"]["diff"] < 0
+    assert raft["test"]["p"] < 0.05
+    assert found["arms"]["base"]["test"]["p"] > 0.05

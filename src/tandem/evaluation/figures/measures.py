@@ -36,6 +36,10 @@ class Measure:
     sliced: bool = False
     better: bool | None = True
 
+    def points(self, value: float) -> float:
+        """A figure, or a difference of two, in hundredths of the range."""
+        return 100.0 * value / self.high
+
     def number(self, value: float | None) -> str:
         """A figure as it is printed: two decimals of a share, one of what goes to a hundred or beyond."""
         return "–" if value is None else f"{value:.{2 if self.high <= 1 else 1}f}"

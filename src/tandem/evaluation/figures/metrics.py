@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -144,6 +144,13 @@ def corpus_chrf(sums: Floats) -> Floats:
 
     metric = _chrf()
     return np.array([metric._compute_f_score(row) for row in sums.tolist()])
+
+
+# By metric, what an answer adds to it: prediction and references → counts, on whose sums alone the figure depends.
+COUNTS: dict[str, Callable[[str, Sequence[str]], tuple[int, ...]]] = {
+    "bleu": lambda prediction, answers: sentence_bleu(prediction, answers).counts,
+    "chrf": chrf_counts,
+}
 
 
 def signatures() -> dict[str, str]:

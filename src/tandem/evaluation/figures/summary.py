@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tandem.evaluation.asking.arms import Arm
 from tandem.evaluation.figures.costs import Machine, arm_cost
-from tandem.evaluation.figures.measures import BY_TASK, Measure
+from tandem.evaluation.figures.measures import BY_NAME, BY_TASK, Measure
 from tandem.evaluation.figures.metrics import corpus_bleu, corpus_chrf
 from tandem.evaluation.figures.pairs import PairTest, compare_pairs
 from tandem.evaluation.figures.scoring import ScoredItem, over_seeds
@@ -157,7 +157,7 @@ def _spread(runs: Sequence[Sequence[ScoredItem]], measures: Sequence[Measure]) -
 
 def summarize_pairs(arms: Sequence[Arm], runs: Runs, spec: CompareSpec) -> list[PairTest]:
     """Paired tests of every two candidates; the primary metric first."""
-    tested = [measure for measure in BY_TASK[spec.task] if measure.tested]
+    tested = [measure for measure in BY_TASK[spec.task] if measure.tested or measure.name == spec.metric]
     tests: list[PairTest] = []
     merged = {arm.name: over_seeds(runs[arm.name]) for arm in arms if arm.candidate}
     whole = lcm(*(len(runs[arm]) for arm in merged))
@@ -178,8 +178,9 @@ def judge(arms: Mapping[str, ArmReport], pairs: Sequence[PairTest], spec: Compar
     candidates = [_candidate(name, arm, spec.metric) for name, arm in arms.items() if arm.candidate]
     primary = [pair for pair in pairs if pair.metric == spec.metric]
     items = next(iter(arms.values())).n
-    verdict = decide(candidates, primary, metric=spec.metric, items=items, margin=spec.margin)
-    return VerdictReport(**asdict(verdict), metric=spec.metric, margin=spec.margin, rule=rule(spec.margin))
+    margin = spec.margin * BY_NAME[spec.metric].high
+    verdict = decide(candidates, primary, metric=spec.metric, items=items, margin=margin)
+    return VerdictReport(**asdict(verdict), metric=spec.metric, margin=margin, rule=rule(spec.margin))
 
 
 def _candidate(name: str, arm: ArmReport, metric: str) -> Candidate:
@@ -191,7 +192,7 @@ def _candidate(name: str, arm: ArmReport, metric: str) -> Candidate:
 def summarize_slices(runs: Runs, slices: Slices, spec: CompareSpec) -> dict[str, dict[str, dict[str, SliceReport]]]:
     """Figures by column, value and arm. They are there to explain, not to be tested: no p-values."""
     merged = {arm: over_seeds(each) for arm, each in runs.items()}
-    sliced = [measure for measure in BY_TASK[spec.task] if measure.sliced]
+    sliced = [measure for measure in BY_TASK[spec.task] if measure.sliced or measure.name == spec.metric]
     found: dict[str, dict[str, dict[str, SliceReport]]] = {}
     for column, value_of in slices.items():
         found[column] = {}

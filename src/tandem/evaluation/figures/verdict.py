@@ -78,9 +78,10 @@ def decide(
         pairs: Tests of every pair of them on the primary metric, adjusted.
         metric: Its name.
         items: Questions that all arms answered.
-        margin: Differences below it don't matter.
+        margin: Differences below it don't matter; in units of the metric.
     """
     label = BY_NAME[metric].head
+    within = f"within {BY_NAME[metric].points(margin):g} points"
     ranked = sorted(candidates, key=lambda arm: (-arm.score, arm.cost, arm.name))
     if not ranked:
         return _no_contest("no arm that could win was compared: oracle is a ceiling and no candidate")
@@ -102,7 +103,7 @@ def decide(
     ends = f"{best.name} {best.score:.2f} to {left[-1].name} {left[-1].score:.2f}"
     close = [tests[frozenset((best.name, arm.name))] for arm in left]
     if all(max(abs(bound) for bound in pair.ci90) < margin for pair in close):
-        reason = f"{join(names)} are equally good: shown to be within {100 * margin:g} points of {label} of the best "
+        reason = f"{join(names)} are equally good: shown to be {within} of {label} of the best "
         reason += f"({ends}, {items} questions); {cheapest} costs least"
         if unknown := [arm.name for arm in (best, *left) if not arm.cost_known]:
             reason += f", as far as is known: not what training {join(unknown)} cost"
@@ -111,7 +112,7 @@ def decide(
         reason = f"on {items} questions no difference between {len(ranked)} arms could be significant"
     else:
         reason = f"no significant difference in {label} between {join(names)} ({ends}, {items} questions), "
-        reason += f"nor are they shown to be within {100 * margin:g} points"
+        reason += f"nor are they shown to be {within}"
     more = _more(close, len(pairs), items, margin)
     return Verdict("not_enough_data", None, names, cheapest, None, more, reason)
 

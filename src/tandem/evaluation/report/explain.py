@@ -61,12 +61,12 @@ def _by_retrieval(report: Data) -> list[str]:
     if lost >= margin:
         now = report["arms"][best]["metrics"][report["verdict"]["metric"]] or 0.0
         said.append(
-            f"So {best} lives on what is retrieved: without {what} it loses {points(lost)} points. Were "
+            f"So {best} lives on what is retrieved: without {what} it loses {points(report, lost)} points. Were "
             f"that always found, and used as well as now, it would reach {share(report, found[best])} instead of "
             f"{share(report, now)}."
         )
     else:
-        said.append(f"{best} hardly depends on {what}: without it, it loses less than {100 * margin:g} points.")
+        said.append(f"{best} hardly depends on {what}: without it, it loses less than {points(report, margin)} points.")
     without = [name for name in missed if report["arms"][name]["metrics"].get("recall_at_k") is None]
     better = [name for name in without if missed[name] > missed[best]]
     if better and best not in without:

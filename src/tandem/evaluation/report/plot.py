@@ -48,9 +48,16 @@ PLACES = (
 
 def axis_ends(report: Data, metric: str) -> tuple[float, float]:
     """Where an axis of a metric begins and ends, so that all intervals fit and differences can be seen."""
-    bounds = [bound for arm in report["arms"].values() for bound in arm["ci95"].get(metric, ())]
+    whole = BY_NAME[metric].high
+    bounds = [bound / whole for arm in report["arms"].values() for bound in arm["ci95"].get(metric, ())]
     high = next((end for end in ENDS if end >= max(bounds, default=1.0)), 1.0)
-    return (HIGH_START if min(bounds, default=0.0) >= HIGH_START else 0.0), high
+    return whole * (HIGH_START if min(bounds, default=0.0) >= HIGH_START else 0.0), whole * high
+
+
+def _on_axis(metric: str, value: float, digits: int = 0, unit: str = " %") -> str:
+    """A figure: a share as per cent, what goes to a hundred as it is."""
+    measure = BY_NAME[metric]
+    return f"{measure.points(value):.{digits}f}{unit if measure.high <= 1.0 else ''}"
 
 
 def color_of(report: Data, name: str) -> str:
@@ -63,7 +70,7 @@ def forest_plot(report: Data, metric: str) -> str:
 
     Args:
         report: A report.json, as data.
-        metric: Which figure; a share.
+        metric: Which figure.
 
     Returns:
         An ``<svg>`` element; equal reports give equal text.
@@ -80,7 +87,7 @@ def forest_plot(report: Data, metric: str) -> str:
         axis.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.set_yticks(range(len(names)), labels=names, fontsize=10.5)
-        axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axis.xaxis.set_major_formatter(lambda value, _: _on_axis(metric, value))
         axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x", color=GRID)
         _bare(axis)
@@ -93,7 +100,8 @@ def _interval_row(axis: Axes, report: Data, name: str, metric: str, row: int) ->
     value, bounds = arm["metrics"][metric], arm["ci95"][metric]
     axis.plot(bounds, [row, row], color=color, linewidth=3, solid_capstyle="round", alpha=0.45)
     _dot(axis, value, row, color, filled=arm["candidate"])
-    said = f"{100 * value:.1f} % ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})"
+    low, high = (_on_axis(metric, bound, 1, "") for bound in bounds)
+    said = f"{_on_axis(metric, value, 1)} ({low} to {high})"
     axis.annotate(
         said, (1.02, row), xycoords=("axes fraction", "data"), va="center", color=color, annotation_clip=False
     )
@@ -138,7 +146,7 @@ def cost_plot(report: Data) -> str:
         axis.set_ylabel(BY_NAME[metric].title)
         axis.set_xlabel("price of 1,000 questions, training included" + (" (logarithmic)" if logarithmic else ""))
         _price_ticks(axis, logarithmic=logarithmic)
-        axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axis.yaxis.set_major_formatter(lambda value, _: _on_axis(metric, value))
         axis.grid(color=GRID)
         _bare(axis)
         points = {name: (prices[name], values[name]) for name in names}

@@ -34,7 +34,7 @@ def html(report: Mapping[str, Any], items: Mapping[str, Sequence[ScoredItem]], s
     style, script = _source(environment, "report.css"), _source(environment, "report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     metric = report["verdict"]["metric"]
-    tested = [measure.name for measure in text.measures(report) if measure.tested]
+    tested = [measure.name for measure in text.tested_measures(report)]
     arms = text.ranked(report)
     page = environment.get_template("report.html.j2").render(
         report=report,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def paired_tests(a: Side, b: Side, arms: Sequence[str], metric: str) -> dict[str
         a: With its items.
         b: With items of the same questions.
         arms: That both have.
-        metric: What is compared; a mean, or macro-F1.
+        metric: What is compared.
 
     Raises:
         InputError: The items are of other questions than the reports say, or of an arm there are none.
@@ -189,10 +190,31 @@ def _figures_of(sides: Sequence[Sequence[Mapping[str, Any]]], ids: Sequence[str]
             sums = np.bincount(at[known], weights=values[known], minlength=len(ids))
             with np.errstate(invalid="ignore"):
                 figures.append(mean_of(sums / np.bincount(at[known], minlength=len(ids))))
+        elif BY_NAME[metric].over == "counts":
+            # Sums, since such counts are whole numbers; of both sides over as many adapters.
+            times = lcm(*(len(each) // len(ids) for each in sides)) // (len(rows) // len(ids))
+            counts = times * _text_counts(metric, rows, at, len(ids))
+            figures.append(Figure(counts, STATISTICS[metric], high=BY_NAME[metric].high))
         else:
             counts = _label_counts(sides, rows, at, len(ids))
             figures.append(Figure(counts / np.bincount(at)[:, None], STATISTICS[metric]))
     return figures
+
+
+def _text_counts(metric: str, rows: Sequence[Mapping[str, Any]], at: Any, items: int) -> Any:
+    """What BLEU or chrF is a statistic of.
+
+    Returns:
+        (items, counts) float64: summed over adapters.
+    """
+    import numpy as np
+
+    from tandem.evaluation.figures.metrics import COUNTS
+
+    each = [COUNTS[metric](row["prediction"], row["answers"]) for row in rows]
+    counts = np.zeros((items, len(each[0])))
+    np.add.at(counts, at, np.array(each, dtype=np.float64))
+    return counts
 
 
 def _label_counts(

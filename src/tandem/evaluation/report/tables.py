@@ -10,7 +10,18 @@ from tandem.evaluation.figures.measures import BY_NAME, Measure
 from tandem.evaluation.figures.slices import GOLD_RETRIEVED
 from tandem.evaluation.figures.statistics import ALPHA
 from tandem.evaluation.figures.verdict import p_text
-from tandem.evaluation.report.text import NOTHING, Data, interval, measures, money, number, ranked, signed_number, whole
+from tandem.evaluation.report.text import (
+    NOTHING,
+    Data,
+    interval,
+    measures,
+    money,
+    number,
+    primary,
+    ranked,
+    signed_number,
+    whole,
+)
 
 Rows = list[list[str]]
 
@@ -97,11 +108,12 @@ def bare_p(p: float) -> str:
 
 def says(report: Data, pair: Data, better: str) -> str:
     """What a pair's test says: one is better, both are equal, or one can't tell."""
-    margin = report["verdict"]["margin"]
+    # The verdict's is in units of its own metric.
+    within = primary(report).points(report["verdict"]["margin"])
     if pair["p_adjusted"] < ALPHA:
         return f"{better} is better"
-    if max(map(abs, pair["ci90"])) < margin:
-        return f"equal within {100 * margin:g} points"
+    if BY_NAME[pair["metric"]].points(max(map(abs, pair["ci90"]))) < within:
+        return f"equal within {within:g} points"
     return "can't tell"
 
 
@@ -256,8 +268,9 @@ def heat_maps(report: Data) -> list[HeatMap]:
         found = [by_arm[arm]["metrics"][measure.name] for by_arm in values.values() for arm in arms]
         known = [value for value in found if value is not None]
         high = max(known, default=0.0)
-        low = max(0.0, min(min(known, default=0.0), high - LEAST_SPAN))
-        top = max(high, low + LEAST_SPAN)
+        span = LEAST_SPAN * measure.high
+        low = max(0.0, min(min(known, default=0.0), high - span))
+        top = max(high, low + span)
         rows = tuple(
             (value, by_arm[arms[0]]["n"], tuple(_heat_cell(by_arm[arm], measure, low, top) for arm in arms))
             for value, by_arm in sorted(values.items(), key=lambda entry: set(values) == YES_NO and entry[0] != "yes")
@@ -269,4 +282,5 @@ def heat_maps(report: Data) -> list[HeatMap]:
 def _heat_cell(part: Any, measure: Measure, low: float, high: float) -> tuple[str, str, int, float]:
     value = part["metrics"][measure.name]
     shade = 0.0 if value is None else round(min(1.0, max(0.0, (value - low) / (high - low))), 3)
-    return measure.number(value), interval(part["ci95"].get(measure.name)), part["n"], shade
+    digits = 2 if measure.high <= 1 else 1
+    return measure.number(value), interval(part["ci95"].get(measure.name), digits=digits), part["n"], shade

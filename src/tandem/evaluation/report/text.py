@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tandem.evaluation.figures.measures import BY_TASK, Measure
+from tandem.evaluation.figures.measures import BY_NAME, BY_TASK, Measure
 from tandem.evaluation.figures.statistics import ALPHA
 from tandem.evaluation.figures.verdict import join, p_text
 
 NOTHING = "–"
 
-SCORES = {"em": "exactly right", "f1": "token F1", "accuracy": "right", "macro_f1": "macro-F1"}
+SCORES = {
+    "em": "exactly right", "f1": "token F1", "rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF", "accuracy": "right",
+    "macro_f1": "macro-F1",
+}  # fmt: skip
 MEANING = {
     "base": "the model alone",
     "rag": "the model, given retrieved passages",
@@ -49,6 +52,11 @@ def measures(report: Data) -> list[Measure]:
     return sorted(found, key=lambda measure: measure.name != first)
 
 
+def tested_measures(report: Data) -> list[Measure]:
+    """Those of them on which pairs of arms are tested."""
+    return [measure for measure in measures(report) if measure.tested or measure == primary(report)]
+
+
 def number(value: float | None, digits: int = 2) -> str:
     """A figure, or a dash where there is none."""
     return NOTHING if value is None else f"{value:.{digits}f}"
@@ -59,14 +67,21 @@ def percent(value: float | None, digits: int = 0) -> str:
     return NOTHING if value is None else f"{100.0 * value:.{digits}f} %"
 
 
+def primary(report: Data) -> Measure:
+    """The metric of the verdict."""
+    return BY_NAME[report["verdict"]["metric"]]
+
+
 def share(report: Data, value: float | None) -> str:
-    """A share as per cent, as exactly as so many questions warrant."""
+    """A figure of the verdict's metric, as exactly as so many questions warrant: a share as per cent."""
+    if primary(report).high > 1.0:
+        return number(value, 1)
     return percent(value, 1 if report["dataset"]["n"] >= MANY else 0)
 
 
-def points(difference: float) -> str:
-    """A difference of shares in percentage points, without its sign; small ones with a decimal."""
-    size = abs(100.0 * difference)
+def points(report: Data, difference: float) -> str:
+    """A difference of the verdict's metric in hundredths of its range, without its sign; small ones with a decimal."""
+    size = abs(primary(report).points(difference))
     return f"{size:.1f}" if size < 9.95 and f"{size:.1f}"[-1] != "0" else f"{size:.0f}"
 
 
@@ -97,8 +112,8 @@ def signed_number(value: float) -> str:
 
 
 def ranked(report: Data) -> list[str]:
-    """Arms by the primary metric and then by the other one that is tested, best first, the oracle last."""
-    tested = [measure.name for measure in measures(report) if measure.tested]
+    """Arms by the primary metric and then by the others that are tested, best first, the oracle last."""
+    tested = [measure.name for measure in tested_measures(report)]
     arms: Mapping[str, Any] = report["arms"]
 
     def order(name: str) -> tuple[bool, list[float]]:
@@ -160,7 +175,7 @@ def verdict_sentence(report: Data) -> str:
         return (
             f"{winner} wins: it {said.get(metric, f'reaches {score} {SCORES[metric]} on {items}')} "
             f"(95 % interval {low} to {high}), "
-            f"{points(score_of(winner) - score_of(runner_up))} points more than {runner_up}, the next best."
+            f"{points(report, score_of(winner) - score_of(runner_up))} points more than {runner_up}, the next best."
         )
     scores = [f"{name} {share(report, score_of(name))}" for name in (tied[0], tied[-1])]
     span = " and ".join(scores) if len(tied) == 2 else f"from {scores[0]} to {scores[1]}"
@@ -206,14 +221,14 @@ def sureness(report: Data) -> str:
         )
     if kind == "tie":
         return (
-            f"That they differ by less than {100 * verdict['margin']:g} points is shown with 95 % confidence. Quality "
-            "doesn't decide between them, so cost does."
+            f"That they differ by less than {points(report, verdict['margin'])} points is shown with 95 % confidence. "
+            "Quality doesn't decide between them, so cost does."
         )
     first = next(p for p in report["pairs"] if p["metric"] == metric and {p["a"], p["b"]} == set(tied[:2]))
     return (
         f"The difference between {tied[0]} and {tied[1]} may be chance ({p_text(first['p_adjusted'])}, corrected for "
         f"the number of pairs): so many {things(report, 2).split()[-1]} show differences of "
-        f"{points(first['detectable'])} points or more. Until there are more, cost and speed may decide: "
+        f"{points(report, first['detectable'])} points or more. Until there are more, cost and speed may decide: "
         f"{verdict['cheapest']} costs least."
     )
 

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import sacrebleu
 from sklearn.metrics import accuracy_score, f1_score
+from stand_ins.comparisons import report_of, simulate
 
 from tandem.data.rows import QaRow
 from tandem.evaluation.asking.arms import Arm, Passage, arms_of
 from tandem.evaluation.asking.items import Answer
 from tandem.evaluation.figures import summary
 from tandem.evaluation.figures.costs import Machine
-from tandem.evaluation.figures.measures import BY_TASK
+from tandem.evaluation.figures.measures import BY_NAME, BY_TASK
 from tandem.evaluation.figures.scoring import ScoredItem, score
+from tandem.evaluation.figures.slices import GOLD_RETRIEVED
 from tandem.evaluation.schema import ArmReport
-from tandem.specs.compare import CompareSpec
+from tandem.specs.compare import DECIDES, CompareSpec
 
 MACHINE = Machine(2.0, 0.0)
 WORDS = ["ten seconds", "the cache", "a file", "DEBUG", "never"]
@@ -316,3 +318,20 @@ def test_classifiers_that_answer_alike_are_tested_as_one_of_them() -> None:
         spec = classes_spec(classifier=[f"/{seed}" for seed in range(many)])
         found.append(summary.summarize_pairs(arms_of(spec), runs, spec))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("metric", DECIDES["generation"])
+def test_any_of_them_may_decide(metric: str) -> None:
+    _, data = report_of(simulate(60, primary=metric, skill={"raft": (0.98, 0.98, 0.0), "tuned_rag": (0.3, 0.1, 0.1)}))
+    verdict = data["verdict"]
+    whole = BY_NAME[metric].high
+    assert (verdict["metric"], verdict["margin"]) == (metric, pytest.approx(0.05 * whole))
+    assert verdict["winner"] == "raft"
+    # The primary metric's pairs come first, each with the difference of the arms' figures, in its units.
+    first = data["pairs"][: 5 * 4 // 2]
+    assert {pair["metric"] for pair in first} == {metric}
+    for pair in first:
+        a, b = (data["arms"][pair[side]]["metrics"][metric] for side in ("a", "b"))
+        assert pair["diff"] == pytest.approx(a - b)
+        assert pair["ci95"][0] <= pair["diff"] <= pair["ci95"][1]
+    assert metric in data["slices"][GOLD_RETRIEVED]["yes"]["raft"]["metrics"]

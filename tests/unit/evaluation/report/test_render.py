@@ -16,6 +16,7 @@ from stand_ins.comparisons import Runs, first_of, report_of, simulate, simulate_
 from tandem.evaluation.figures.measures import BY_TASK
 from tandem.evaluation.report import browse
 from tandem.evaluation.report.building import Inputs
+from tandem.evaluation.report.markdown import markdown
 from tandem.evaluation.report.render import html
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
@@ -165,3 +166,19 @@ def test_a_page_of_many_items_says_that_it_has_not_all(
     assert "Below are the first 25 of 60; all are in items.parquet." in page
     assert len(json.loads(page.split('id="data">')[1].split("</script>")[0])["items"]) == 25
     assert browse.ITEMS_SHOWN <= 2000
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"), [("rouge_l", r"\d\d.{1,6}% ROUGE-L"), ("bleu", r"\d\d\.\d BLEU"), ("chrf", r"\d\d\.\d chrF")]
+)
+def test_every_metric_of_a_verdict_is_printed_in_its_own_units(metric: str, score: str) -> None:
+    simulated = simulate(60, primary=metric, skill={"raft": (0.9, 0.9, 0.0), "tuned_rag": (0.3, 0.1, 0.1)})
+    _, data = report_of(simulated)
+    page = html(data, first_of(simulated[1]), simulated[0].slices)
+    assert re.search(rf"raft wins: it reaches {score} on 60 questions", page)
+    assert "equal: shown to differ by less than 5 points" in page
+    low, high = (data["arms"]["raft"]["ci95"][metric][end] for end in (0, 1))
+    printed = f"{100 * low:.1f} to {100 * high:.1f}" if metric == "rouge_l" else f"{low:.1f} to {high:.1f}"
+    # Beside the arm's dot in the plot.
+    assert f"({printed})" in page
+    assert "| raft |" in markdown(data)
