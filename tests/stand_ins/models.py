@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 from stand_ins.comparisons import report_of, simulate
 from stand_ins.shell import FakeServe
 from stand_ins.world import World
 
 from tandem.artifacts.manifest import write_manifest
+from tandem.errors import UnreachableError
 from tandem.evaluation.figures.scoring import write_parquet
 from tandem.evaluation.schema import to_json
 from tandem.orchestrator.deploying.deployer import Deployer
@@ -132,3 +135,21 @@ class Bench:
         make_model(self.storage, name, id)
         compare(self.storage, f"c-{id}", skill={"rag": MIDDLING, "raft": skill}, adapters={"raft": f"{name}@{id}"},
                 **changes)  # fmt: skip
+
+    @contextmanager
+    def answer_lost(self, *, taken: bool) -> Iterator[None]:
+        """Ray Serve breaks off when it is told something, whether it took it or not."""
+        put = self.deployer._put
+
+        def breaks_off(config: Any) -> None:
+            if taken:
+                put(config)
+            raise UnreachableError("Ray Serve broke off")
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(self.deployer, "_put", breaks_off)
+            yield
+
+    def hold(self, text: str, state: str, why: str) -> None:
+        """Have whatever has a text in its config stand so from now on."""
+        self.serve.only_with, self.serve.state, self.serve.message = text, state, why

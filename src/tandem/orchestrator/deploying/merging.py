@@ -13,7 +13,7 @@ from tandem.errors import ModelError, NotFoundError
 from tandem.orchestrator.deploying.in_place import without_taken_over
 from tandem.orchestrator.deploying.pins import SCHEME, newest, pinned
 from tandem.orchestrator.deploying.releases import Release, last_file, promoted_models, promoted_places
-from tandem.orchestrator.promotion.changes import version_in, version_of
+from tandem.orchestrator.deploying.served import version_in, version_of
 from tandem.specs.rag import RagSpec
 
 # What promotions change.

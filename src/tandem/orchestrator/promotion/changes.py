@@ -5,7 +5,6 @@ Specs to specs: nothing is looked up or changed here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,14 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from tandem.errors import ConflictError, InputError
+from tandem.orchestrator.deploying.served import canary_in, default_uri, is_version_of, live_in, version_of
 from tandem.orchestrator.promotion.rules import Standing, Version
 from tandem.specs.adapters import AdapterSpec
 from tandem.specs.rag import RagSequenceSpec, RagSpec, UpstreamSpec
 
 NAME_LENGTH = 40
 CANARY = "-canary"
-BASE = "the base model"
-_ARTIFACT = re.compile(r"artifact:(?P<name>[^@]+)@(?P<id>.+)")
 
 
 @dataclass(frozen=True)
@@ -64,63 +62,6 @@ class Change:
     def facts(self) -> dict[str, Any]:
         """As JSON types."""
         return asdict(self)
-
-
-def version_in(uri: str) -> tuple[str, str] | None:
-    """A model's name and version, if a URI names both."""
-    found = _ARTIFACT.fullmatch(uri)
-    return (found["name"], found["id"]) if found else None
-
-
-def live_in(spec: RagSpec, model: str) -> AdapterSpec | None:
-    """The adapter by which an application has a model, its canary aside; of several the one that is the default."""
-    canary = spec.canary.model if spec.canary else None
-    found = [each for each in spec.adapters if each.name != canary and _is(each.uri, model)]
-    return next((each for each in found if each.name == spec.default_model), next(iter(found), None))
-
-
-def canary_in(spec: RagSpec, model: str) -> AdapterSpec | None:
-    """The adapter by which an application tries a version of a model."""
-    canary = spec.canary.model if spec.canary else None
-    return next((each for each in spec.adapters if each.name == canary and _is(each.uri, model)), None)
-
-
-def serves(spec: RagSpec, model: str) -> bool:
-    """Whether an application has a version of a model."""
-    return any(_is(uri, model) for uri in (spec.model, *(each.uri for each in spec.adapters)))
-
-
-def version_of(spec: RagSpec, model: str) -> str | None:
-    """The version that a model stands for in an application, its canary aside."""
-    live = live_in(spec, model)
-    named = version_in(live.uri if live else spec.model)
-    return named[1] if named and named[0] == model else None
-
-
-def answering(spec: RagSpec, *, whole: bool) -> tuple[str | None, str | None]:
-    """URI and version of what answers what is asked of the application's own name; None: the base model; none of ours.
-
-    Args:
-        spec: The application.
-        whole: Of models alone: the base model itself.
-    """
-    uri = spec.model if whole else default_uri(spec)
-    named = version_in(uri) if uri else None
-    return uri, named[1] if named else None
-
-
-def default_uri(spec: RagSpec) -> str | None:
-    """The URI of the adapter that answers what is asked of the application's own name; None: the base model does."""
-    return next((each.uri for each in spec.adapters if each.name == spec.default_model), None)
-
-
-def in_words(spec: RagSpec) -> str:
-    """What answers what is asked of the application's own name."""
-    uri = default_uri(spec)
-    if uri is None and version_in(spec.model) is None:
-        return BASE
-    named = version_in(uri or spec.model)
-    return named[1] if named else str(uri)
 
 
 def promoted(spec: RagSpec, version: Version, *, share: float | None = None) -> RagSpec:
@@ -178,7 +119,7 @@ def taken_back(spec: RagSpec, before: RagSpec, model: str) -> RagSpec:
         ConflictError: Adapters are there of the base model that would go.
         InputError: A name that is taken meanwhile.
     """
-    if _is(spec.model, model):
+    if is_version_of(spec.model, model):
         _check_no_adapters(spec, before.model)
         return _changed(spec, model=before.model, prompt=before.prompt.canonical())
     live, then = live_in(spec, model), live_in(before, model)
@@ -208,7 +149,7 @@ def earlier(history: Sequence[tuple[RagSpec, bool]], now: RagSpec, model: str) -
     stack: list[tuple[tuple[str | None, bool], RagSpec, int]] = []
     for place, (spec, rolled_back) in enumerate([*history, (now, False)]):
         settled = without_canary(spec, model)
-        whole = _is(settled.model, model) or _is(now.model, model)
+        whole = is_version_of(settled.model, model) or is_version_of(now.model, model)
         if stack and not whole and stack[-1][1].model != settled.model:
             # What was trained over another base model is of no use over this one.
             stack.clear()
@@ -233,7 +174,7 @@ def changes(before: RagSpec, after: RagSpec) -> tuple[str, ...]:
 def _role(spec: RagSpec, model: str, before: tuple[str | None, bool] | None) -> bool:
     """Whether a model answers what is asked of the application's own name; where another one took that: as before."""
     live = live_in(spec, model)
-    if _is(spec.model, model) or (live is not None and spec.default_model == live.name):
+    if is_version_of(spec.model, model) or (live is not None and spec.default_model == live.name):
         return True
     taken = default_uri(spec) is not None and live is not None
     return before[1] if taken and before is not None else False
@@ -285,8 +226,3 @@ def checked(fields: Mapping[str, Any]) -> RagSpec:
     except ValidationError as error:
         said = error.errors(include_url=False)[0]["msg"]
         raise InputError(f"the application can't be so: {said}", remedy="deploy a file that says it") from None
-
-
-def _is(uri: str, model: str) -> bool:
-    named = version_in(uri)
-    return named is not None and named[0] == model

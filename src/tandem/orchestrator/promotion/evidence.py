@@ -10,7 +10,7 @@ from pathlib import Path
 from tandem.artifacts.manifest import Manifest, latest, read_manifest
 from tandem.artifacts.uris import cached
 from tandem.errors import ModelError, TandemError
-from tandem.orchestrator.promotion.changes import answering, version_in
+from tandem.orchestrator.deploying.served import answering, version_in
 from tandem.orchestrator.promotion.comparisons import UNTUNED, Comparison, manifests, sides
 from tandem.orchestrator.promotion.rules import Against, Standing, Version
 from tandem.specs.rag import RagSpec

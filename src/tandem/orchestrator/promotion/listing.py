@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.orchestrator.promotion.changes import canary_in, default_uri
+from tandem.orchestrator.deploying.served import canary_in, default_uri
 from tandem.orchestrator.promotion.comparisons import comparisons
 from tandem.orchestrator.promotion.evidence import newest_standing, versions
 from tandem.orchestrator.promotion.rules import Standing, Version

@@ -13,19 +13,8 @@ from tandem.models.loading import model_path_here
 from tandem.models.lora import check_fits
 from tandem.orchestrator.deploying.deployer import Deployer
 from tandem.orchestrator.deploying.releases import Act, Cause
-from tandem.orchestrator.promotion.changes import (
-    Change,
-    canary_in,
-    changes,
-    earlier,
-    in_words,
-    promoted,
-    serves,
-    taken_back,
-    version_in,
-    version_of,
-    without_canary,
-)
+from tandem.orchestrator.deploying.served import canary_in, in_words, serves, version_in, version_of
+from tandem.orchestrator.promotion.changes import Change, changes, earlier, promoted, taken_back, without_canary
 from tandem.orchestrator.promotion.comparisons import Comparison, comparisons
 from tandem.orchestrator.promotion.evidence import Models, find_version, standing_in
 from tandem.orchestrator.promotion.rules import Version, weigh

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.orchestrator.deploying.app_status import AppStatus
-from tandem.orchestrator.promotion.changes import canary_in, version_in, version_of
+from tandem.orchestrator.deploying.served import canary_in, version_in, version_of
 from tandem.specs.rag import RagSpec
 
 

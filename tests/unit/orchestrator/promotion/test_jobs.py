@@ -84,7 +84,7 @@ def test_a_mistake_is_the_users(world: World, bench: Bench) -> None:
 
 def test_what_does_not_come_up_is_taken_back(world: World, bench: Bench) -> None:
     bench.version("v-1")
-    bench.serve.message, bench.serve.only_with = "no room for it", "v-1"
+    bench.hold("v-1", "DEPLOY_FAILED", "no room for it")
     job = ended(world, submit(world))
     assert (job.state, job.reason) == (State.FAILED, Reason.JOB_ERROR)
     assert job.message == "rag: v-1 didn't come up, and was taken back: no room for it"
@@ -94,7 +94,7 @@ def test_what_does_not_come_up_is_taken_back(world: World, bench: Bench) -> None
 
 def test_it_is_taken_back_also_by_the_next_server(world: World, bench: Bench) -> None:
     bench.version("v-1")
-    bench.serve.message, bench.serve.only_with, bench.serve.state = "it starts", "v-1", "DEPLOYING"
+    bench.hold("v-1", "DEPLOYING", "it starts")
     job = submit(world)
     world.orchestrator.step()
     assert eventually(lambda: bench.answering() != BASE, within_s=30)
@@ -109,7 +109,7 @@ def test_it_is_taken_back_also_by_the_next_server(world: World, bench: Bench) ->
 
 def test_what_others_do_meanwhile_stays(world: World, bench: Bench) -> None:
     bench.version("v-1")
-    bench.serve.message, bench.serve.only_with, bench.serve.state = "it starts", "v-1", "DEPLOYING"
+    bench.hold("v-1", "DEPLOYING", "it starts")
     job = submit(world)
     world.orchestrator.step()
     assert eventually(lambda: bench.answering() != BASE, within_s=30)
@@ -123,7 +123,7 @@ def test_what_others_do_meanwhile_stays(world: World, bench: Bench) -> None:
 
 def test_an_endpoint_that_is_not_up_is_left_alone(world: World, bench: Bench) -> None:
     bench.version("v-1")
-    bench.serve.message, bench.serve.state = "a replica is ill", "UNHEALTHY"
+    bench.hold("", "UNHEALTHY", "a replica is ill")
     job = submit(world, queue={"max_start_s": 0.5})
     world.orchestrator.step()
     world.now += 1
@@ -134,7 +134,7 @@ def test_an_endpoint_that_is_not_up_is_left_alone(world: World, bench: Bench) ->
 
 def test_one_that_gets_well_is_waited_for(world: World, bench: Bench) -> None:
     bench.version("v-1")
-    bench.serve.message, bench.serve.state = "a replica is ill", "UNHEALTHY"
+    bench.hold("", "UNHEALTHY", "a replica is ill")
     job = submit(world)
     world.orchestrator.step()
     bench.serve.message = ""
@@ -184,7 +184,7 @@ def test_it_is_stopped_before_it_begins_and_while_it_waits_for_the_endpoint(worl
     assert ended(world, job).state is State.STOPPED
     assert bench.answering() == BASE
     job = submit(world, app="rag")
-    bench.serve.message, bench.serve.only_with, bench.serve.state = "it starts", "v-1", "DEPLOYING"
+    bench.hold("v-1", "DEPLOYING", "it starts")
     world.orchestrator.step()
     assert eventually(lambda: bench.answering() != BASE, within_s=30)
     world.records.request_stop(job.id)

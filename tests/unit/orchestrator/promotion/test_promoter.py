@@ -217,29 +217,15 @@ def test_a_rollback_goes_one_version_back_and_the_next_one_further(bench: Bench)
     assert bench.promoter.rollback("tuned").version is None
 
 
-def test_an_undeploy_that_ray_serve_refused_forgets_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undeploy_that_ray_serve_refused_forgets_nothing(bench: Bench) -> None:
     bench.version("v-1")
     bench.promoter.promote("tuned", None)
-
-    def refuses(config: Any) -> None:
-        raise UnreachableError("Ray Serve doesn't answer")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(bench.deployer, "_put", refuses)
-        with pytest.raises(UnreachableError):
-            bench.deployer.undeploy("rag")
+    with bench.answer_lost(taken=False), pytest.raises(UnreachableError):
+        bench.deployer.undeploy("rag")
     bench.deploy(limits={"max_tokens": 7})
     assert bench.answering() == "artifact:tuned@v-1"
-    put = bench.deployer._put
-
-    def takes_it_and_breaks_off(config: Any) -> None:
-        put(config)
-        raise UnreachableError("broke off")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(bench.deployer, "_put", takes_it_and_breaks_off)
-        with pytest.raises(UnreachableError):
-            bench.deployer.undeploy("rag")
+    with bench.answer_lost(taken=True), pytest.raises(UnreachableError):
+        bench.deployer.undeploy("rag")
     bench.deploy()
     assert bench.answering() == BASE
 
@@ -515,23 +501,13 @@ def test_an_upstream_answers_with_its_own_model(bench: Bench) -> None:
         bench.promoter.promote("whole", None, force=True)
 
 
-def test_what_ray_serve_took_without_our_hearing_of_it_is_known_from_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_ray_serve_took_without_our_hearing_of_it_is_known_from_it(bench: Bench) -> None:
     named = {"adapters": [{"name": "tuned", "uri": "artifact:tuned"}], "default_model": "tuned"}
     bench.version("v-1", skill=FAIR)
     bench.deploy(**named)
     bench.version("v-20")
-    put = bench.deployer._put
-
-    def takes_it_and_breaks_off(config: Any) -> None:
-        put(config)
-        raise UnreachableError("broke off")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(bench.deployer, "_put", takes_it_and_breaks_off)
-        with pytest.raises(UnreachableError):
-            bench.promoter.promote("tuned", None)
+    with bench.answer_lost(taken=True), pytest.raises(UnreachableError):
+        bench.promoter.promote("tuned", None)
     assert bench.answering() == "artifact:tuned@v-20"
     bench.deploy(**named, limits={"max_tokens": 7})
     assert bench.answering() == "artifact:tuned@v-20"
@@ -596,17 +572,12 @@ def test_a_file_that_says_the_same_leaves_what_was_promoted(bench: Bench) -> Non
     assert (bench.answering(), bench.spec().adapters) == ("hf:org/other", ())
 
 
-def test_what_ray_serve_did_not_take_is_no_release(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ray_serve_did_not_take_is_no_release(bench: Bench) -> None:
     bench.version("v-1")
     bench.promoter.promote("tuned", None)
 
-    def refuses(config: Any) -> None:
-        raise InputError("Ray Serve refuses the config: no")
-
     make_model(bench.storage, "tuned", "v-2")
-    with monkeypatch.context() as patched:
-        patched.setattr(bench.deployer, "_put", refuses)
-        with pytest.raises(InputError, match="refuses"):
-            bench.promoter.promote("tuned", "v-2", force=True)
+    with bench.answer_lost(taken=False), pytest.raises(UnreachableError):
+        bench.promoter.promote("tuned", "v-2", force=True)
     assert bench.deployer.releases.of("rag")[0].facts["version"] == "v-1"
     assert bench.promoter.rollback("tuned").version is None
