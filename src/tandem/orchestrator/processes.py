@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
+from tandem.errors import UnreachableError
+
 MARK = "TANDEM_CLUSTER_MARK"
 TERM_WAIT_S = 5.0
 KILL_WAIT_S = 5.0
+# Ports for what binds them later, HAProxy at the first deploy. Below those that the kernel gives to outgoing
+# connections (from 32768 on), of which one would keep it from that; beside those of Ray's workers (10002 to 19999) and
+# of Serve's replicas (30000 to 31000).
+PORTS = range(20_000, 30_000)
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -99,18 +106,22 @@ def port_in_use(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(taken: Iterable[int] = ()) -> int:
-    """A port that nobody listens on now, other than those named."""
+    """A port that nobody has now, other than those named.
+
+    Raises:
+        UnreachableError: There is none.
+    """
     avoided = set(taken)
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in avoided:
-            return port
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, suppress(OSError):
+            if port not in avoided:
+                probe.bind(("", port))  # on any address: that is where HAProxy listens
+                return port
+    raise UnreachableError(f"no port is free from {PORTS.start} to {PORTS.stop - 1}", remedy="end what listens there")
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports that nobody listens on now."""
+    """So many different ports that nobody has now."""
     ports: list[int] = []
     while len(ports) < count:
         ports.append(free_port(ports))

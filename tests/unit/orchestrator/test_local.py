@@ -18,7 +18,7 @@ from stand_ins.world import make_cluster
 from tandem.errors import ConflictError, InputError
 from tandem.orchestrator.controller import Policy
 from tandem.orchestrator.local import Marks, down, up
-from tandem.orchestrator.processes import MARK, alone, end, free_port, marked, port_in_use
+from tandem.orchestrator.processes import MARK, alone, end, free_port, free_ports, marked, port_in_use
 from tandem.orchestrator.ray_head import HAPROXY_PATH_MAX, haproxy_environment, head_command, head_environment
 from tandem.orchestrator.secrets import make_secrets
 from tandem.orchestrator.settings import ServerSettings
@@ -85,6 +85,16 @@ def test_free_and_taken_ports(listening: int) -> None:
     port = free_port([listening])
     assert port != listening
     assert not port_in_use(port)
+
+
+def test_a_port_that_is_bound_later_is_none_that_an_outgoing_connection_may_take() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    found = free_ports(20)
+    assert len(set(found)) == 20
+    assert not [port for port in found if first <= port <= last]
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", found[0]))
+        assert found[0] not in free_ports(20)
 
 
 def test_only_marked_processes_and_their_children_are_found_and_ended() -> None:
