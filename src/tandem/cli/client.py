@@ -251,10 +251,7 @@ class Client:
 
     def releases(self, app: str, limit: int) -> list[dict[str, Any]]:
         """What an endpoint was told to answer with, the newest first."""
-        data: list[dict[str, Any]] = self._request(
-            "GET", f"/apps/{_part(app)}/releases", params={"limit": limit}
-        ).json()
-        return data
+        return self._list("GET", f"/apps/{_part(app)}/releases", params={"limit": limit})
 
     def models(self) -> list[dict[str, Any]]:
         """Every version of every fine-tuned model."""

@@ -99,7 +99,7 @@ def _change(action: str, model: str, wanted: dict[str, Any], *, dry_run: bool, w
     change = client.move(model, action, **wanted, dry_run=dry_run)
     if wait and not dry_run and change["changed"]:
         at = before.get(change["app"], 0.0)
-        remedy = f"`tandem rollback {model}`" if action == "promote" else None
+        remedy = f"`tandem rollback {model}`" if action == "promote" else "`tandem deploy FILE`"
         wait_for_app(client, change["app"], timeout_s=DEPLOY_TIMEOUT_S, before=at, remedy=remedy)
     if json:
         print_json(change)

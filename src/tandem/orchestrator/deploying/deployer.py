@@ -117,7 +117,9 @@ class Deployer:
                 file, life = present_spec(application), self.releases.life(name)
                 if file is not None and file != last_file(life):
                     files[name] = file
-                applications.append(planned(application, file, life, endpoints.get(name), self._cluster.storage, notes))
+                plan, said = planned(application, file, life, endpoints.get(name), self._cluster.storage)
+                applications.append(plan)
+                notes += said
             self._tell(current, {**config, "applications": applications}, Cause(by=by), files)
         return Handed([str(application["name"]) for application in applications], notes)
 
@@ -145,7 +147,7 @@ class Deployer:
             last = self.releases.of(name, limit=1)
             if not last or last[0].act is Act.UNDEPLOY or last[0].read() != present:
                 # There must be a way back to it.
-                self.releases.done(self.releases.begin(name, present.canonical(), Cause(Act.FOUND)))
+                self.releases.done(self.releases.begin(name, present, Cause(Act.FOUND)))
             application = {**without_taken_over(config), "args": after.canonical()}
             self._tell(current, {"applications": [application]}, cause, {})
             return True
@@ -190,7 +192,7 @@ class Deployer:
             if spec is not None and (spec != before.get(name) or name in files):
                 facts = {**cause.facts, "index": self.snapshot(spec), "deployed_at": _deployed_at(current, name)}
                 facts |= {"file": files[name].canonical()} if name in files else {}
-                begun.append(self.releases.begin(name, spec.canonical(), replace(cause, facts=facts)))
+                begun.append(self.releases.begin(name, spec, replace(cause, facts=facts)))
         self._put(whole)
         for number in begun:
             self.releases.done(number)
@@ -214,7 +216,7 @@ class Deployer:
                 known = ", ".join(sorted(present)) or "none"
                 raise NotFoundError(f"no application {name!r} is deployed", remedy=f"deployed now: {known}")
             self._check()
-            begun = None if spec is None else self.releases.begin(name, spec.canonical(), Cause(Act.UNDEPLOY, by))
+            begun = None if spec is None else self.releases.begin(name, spec, Cause(Act.UNDEPLOY, by))
             self._put({"applications": [config for other, config in present.items() if other != name]})
             if begun is not None:
                 self.releases.done(begun)

@@ -11,15 +11,14 @@ from pydantic import ValidationError
 
 from tandem.errors import ModelError, NotFoundError
 from tandem.orchestrator.deploying.in_place import without_taken_over
-from tandem.orchestrator.deploying.pins import SCHEME, newest, pinned
+from tandem.orchestrator.deploying.pins import newest, pinned
 from tandem.orchestrator.deploying.releases import Release, last_file, promoted_models, promoted_places
 from tandem.orchestrator.deploying.served import version_in, version_of
+from tandem.specs.promote import ARTIFACT_SCHEME
 from tandem.specs.rag import RagSpec
 
 # What promotions change.
 OWNED = ("model", "adapters", "default_model", "canary", "prompt")
-# What goes with a base model.
-OVER_IT = ("adapters", "default_model", "canary", "prompt")
 
 
 def planned(
@@ -28,8 +27,7 @@ def planned(
     life: Sequence[Release],
     present: RagSpec | None,
     storage: Path,
-    notes: list[str],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """An application of a file as it is to be deployed: each artifact at one version, and what was promoted as it is.
 
     Args:
@@ -38,7 +36,9 @@ def planned(
         life: What it was told since it was last taken down.
         present: What it answers with now; None where Ray Serve hasn't got it.
         storage: Where artifacts are looked up.
-        notes: Gets what else is to be known, a line each.
+
+    Returns:
+        It, and what else is to be known, a line each.
 
     Raises:
         NotFoundError: No job has made an artifact that it names.
@@ -47,10 +47,10 @@ def planned(
     # A head that was lost has taken what Serve had along.
     there = present or (life[-1].read() if life else None)
     if file is None or there is None or not models:
-        return dict(pinned(dict(application), storage))
+        return pinned(dict(application), storage), []
     merged, kept, lost = merged_with(file, last_file(life), there, models, promoted_places(life))
     spec = pinned(merged.canonical(), storage)
-    name = application["name"]
+    name, notes = application["name"], []
     for model in sorted(models):
         id = version_of(RagSpec.model_validate(spec), model)
         if id is not None and id == version_of(there, model) and (new := _newer(storage, model, id)):
@@ -60,7 +60,7 @@ def planned(
     if lost:
         notes.append(f"{name}: the file ends what was promoted: {', '.join(lost)}")
     # What its `user_config` says stands in the spec.
-    return {**without_taken_over(application), "args": spec}
+    return {**without_taken_over(application), "args": spec}, notes
 
 
 def merged_with(
@@ -105,7 +105,7 @@ def _filled(says: Mapping[str, Any], there: Mapping[str, Any], models: Collectio
     uris = [*by_name.values(), there["model"]]
 
     def fill(uri: str, own: str | None) -> str:
-        model = uri.removeprefix(SCHEME)
+        model = uri.removeprefix(ARTIFACT_SCHEME)
         if uri == model or "@" in model or model not in models:
             return uri
         of_it = [each for each in (own, *uris) if each and (version_in(each) or ("",))[0] == model]

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.artifacts.manifest import latest, read_manifest
-
-SCHEME = "artifact:"
+from tandem.specs.promote import ARTIFACT_SCHEME
 
 
 def pinned(value: Any, storage: Path) -> Any:
@@ -26,8 +25,8 @@ def pinned(value: Any, storage: Path) -> Any:
         return {key: pinned(item, storage) for key, item in value.items()}
     if isinstance(value, list):
         return [pinned(item, storage) for item in value]
-    if isinstance(value, str) and value.startswith(SCHEME) and "@" not in value:
-        return f"{value}@{newest(storage, value.removeprefix(SCHEME))}"
+    if isinstance(value, str) and value.startswith(ARTIFACT_SCHEME) and "@" not in value:
+        return f"{value}@{newest(storage, value.removeprefix(ARTIFACT_SCHEME))}"
     return value
 
 

@@ -93,14 +93,14 @@ class Releases:
         self._database = database
         self._clock = clock
 
-    def begin(self, app: str, spec: Mapping[str, Any], cause: Cause) -> int:
+    def begin(self, app: str, spec: RagSpec, cause: Cause) -> int:
         """Write down what Ray Serve is about to be told.
 
         Returns:
             The release's number, for `done`.
         """
         row = ReleaseRow(
-            app=app, action=str(cause.act), at=self._clock(), by=cause.by, job=cause.job, spec=_json(spec),
+            app=app, action=str(cause.act), at=self._clock(), by=cause.by, job=cause.job, spec=_json(spec.canonical()),
             facts=_json(cause.facts), done=False,
         )  # fmt: skip
         with self._database.write() as session:
@@ -162,8 +162,8 @@ def promoted_places(life: Sequence[Release]) -> set[str]:
 
 
 def last_file(life: Sequence[Release]) -> RagSpec | None:
-    """What the file said that was deployed last."""
-    return next((release.read("file") for release in reversed(life) if release.act is Act.DEPLOY), None)
+    """What the file said that was deployed last; a deploy of the same file doesn't say it again."""
+    return next((file for release in reversed(life) if (file := release.read("file"))), None)
 
 
 def _release(row: ReleaseRow) -> Release:

@@ -36,6 +36,13 @@ def canary_in(spec: RagSpec, model: str) -> AdapterSpec | None:
     return next((each for each in spec.adapters if each.name == canary and is_version_of(each.uri, model)), None)
 
 
+def tried_of(spec: RagSpec, model: str) -> str | None:
+    """The version of a model that is being tried in an application."""
+    tried = canary_in(spec, model)
+    named = version_in(tried.uri) if tried else None
+    return named[1] if named else None
+
+
 def serves(spec: RagSpec, model: str) -> bool:
     """Whether an application has a version of a model."""
     return any(is_version_of(uri, model) for uri in (spec.model, *(each.uri for each in spec.adapters)))

@@ -5,7 +5,7 @@ Specs to specs: nothing is looked up or changed here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -209,20 +209,15 @@ def _check_no_adapters(spec: RagSpec, other: str) -> None:
 
 
 def _changed(spec: RagSpec, **fields: Any) -> RagSpec:
-    """With other values in some places; adapters as specs."""
-    if "adapters" in fields:
-        fields["adapters"] = [each.canonical() for each in fields["adapters"]]
-    return checked({**spec.canonical(), **fields})
-
-
-def checked(fields: Mapping[str, Any]) -> RagSpec:
-    """A spec.
+    """With other values in some places; adapters as specs.
 
     Raises:
         InputError: It doesn't fit together.
     """
+    if "adapters" in fields:
+        fields["adapters"] = [each.canonical() for each in fields["adapters"]]
     try:
-        return RagSpec.model_validate(fields)
+        return RagSpec.model_validate({**spec.canonical(), **fields})
     except ValidationError as error:
         said = error.errors(include_url=False)[0]["msg"]
         raise InputError(f"the application can't be so: {said}", remedy="deploy a file that says it") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -78,7 +79,6 @@ class _Dataset(_Part):
 class _Report(_Part):
     id: str
     task: str
-    created_at: str
     top_k: int
     dataset: _Dataset
     arms: dict[str, _Arm]
@@ -98,6 +98,11 @@ class Comparison:
 
     report: _Report
     folder: Path
+
+    def whole(self) -> dict[str, Any]:
+        """The report with all that is in it."""
+        data: dict[str, Any] = json.loads((self.folder / REPORT).read_text())
+        return data
 
     def arm_of(self, uri: str, id: str | None, *, whole: bool) -> str | None:
         """The arm that answered with a model and passages.
@@ -149,11 +154,3 @@ def _read(path: Path) -> _Report | None:
 def _read_once(path: Path, _: int) -> _Report:
     """The report as it was at that time of its last change."""
     return _Report.model_validate_json(path.read_bytes())
-
-
-def sides(comparison: Comparison) -> Mapping[str, Any]:
-    """The whole report, for a test across two of them."""
-    import json
-
-    data: dict[str, Any] = json.loads((comparison.folder / REPORT).read_text())
-    return data

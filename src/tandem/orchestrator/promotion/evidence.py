@@ -10,9 +10,10 @@ from pathlib import Path
 from tandem.artifacts.manifest import Manifest, latest, read_manifest
 from tandem.artifacts.uris import cached
 from tandem.errors import ModelError, TandemError
-from tandem.orchestrator.deploying.served import answering, version_in
-from tandem.orchestrator.promotion.comparisons import UNTUNED, Comparison, manifests, sides
+from tandem.orchestrator.deploying.served import BASE, answering, version_in
+from tandem.orchestrator.promotion.comparisons import UNTUNED, Comparison, manifests
 from tandem.orchestrator.promotion.rules import Against, Standing, Version
+from tandem.specs.promote import ARTIFACT_SCHEME
 from tandem.specs.rag import RagSpec
 
 logger = logging.getLogger(__name__)
@@ -63,14 +64,14 @@ class Models:
 
     def same(self, a: str, b: str) -> bool:
         """Whether they do, as far as can be told without fetching anything; not if one is whatever is newest."""
-        if "artifact:" in (a[:9], b[:9]):
+        if any(uri.startswith(ARTIFACT_SCHEME) for uri in (a, b)):
             return a == b and version_in(a) is not None
         return a == b or (self._path(a) is not None and self._path(a) == self._path(b))
 
     def may_be_same(self, a: str, b: str) -> bool:
         """The same, but whatever is newest may be any version of that name."""
         names = [uri.partition("@")[0] for uri in (a, b)]
-        unpinned = any(uri.startswith("artifact:") and "@" not in uri for uri in (a, b))
+        unpinned = any(uri.startswith(ARTIFACT_SCHEME) and "@" not in uri for uri in (a, b))
         return self.same(a, b) or (unpinned and names[0] == names[1])
 
     def _path(self, uri: str) -> Path | None:
@@ -137,7 +138,7 @@ def _held_against(
 ) -> Iterator[tuple[Comparison, str, Against]]:
     """Every paired test of the version and what answers now, on questions asked as the application asks."""
     uri, id = answering(before, whole=whole)
-    what = id or uri or "the base model"
+    what = id or uri or BASE
     for comparison, arm in fit:
         other = UNTUNED if uri is None else comparison.arm_of(uri, id, whole=whole)
         if other in comparison.report.arms and other != arm:
@@ -209,7 +210,7 @@ def _across(earlier: Comparison, later: Comparison, arm: str, what: str) -> Agai
     from tandem.evaluation.report.side_by_side import ITEMS, Side, paired_tests
 
     try:
-        before, after = (Side(sides(each), each.folder / ITEMS) for each in (earlier, later))
+        before, after = (Side(each.whole(), each.folder / ITEMS) for each in (earlier, later))
         test = paired_tests(before, after, [arm], later.report.verdict.metric)[arm]
     except (TandemError, OSError, ValueError) as error:  # Arrow's errors are ValueErrors
         logger.warning("%s and %s can't be set side by side: %s", earlier.folder, later.folder, error)

@@ -13,7 +13,7 @@ from tandem.models.loading import model_path_here
 from tandem.models.lora import check_fits
 from tandem.orchestrator.deploying.deployer import Deployer
 from tandem.orchestrator.deploying.releases import Act, Cause
-from tandem.orchestrator.deploying.served import canary_in, in_words, serves, version_in, version_of
+from tandem.orchestrator.deploying.served import in_words, serves, tried_of, version_in, version_of
 from tandem.orchestrator.promotion.changes import Change, changes, earlier, promoted, taken_back, without_canary
 from tandem.orchestrator.promotion.comparisons import Comparison, comparisons
 from tandem.orchestrator.promotion.evidence import Models, find_version, standing_in
@@ -71,7 +71,6 @@ class Promoter:
         """
         found = find_version(self._storage, model, version)
         name = self.app_of(model, app)
-        # Read before the endpoint is held: nobody can deploy meanwhile.
         known = comparisons(self._storage)
 
         def plan(before: RagSpec) -> tuple[RagSpec, Change]:
@@ -119,14 +118,14 @@ class Promoter:
         name = self.app_of(model, app)
 
         def plan(before: RagSpec) -> tuple[RagSpec, Change]:
-            tried = canary_in(before, model)
+            tried = tried_of(before, model)
             after, notes = (without_canary(before, model), ()) if tried else self._back(name, before, model)
             change = Change(
                 app=name,
                 model=model,
                 version=version_of(after, model),
-                was=(version_in(tried.uri) or (model, None))[1] if tried else version_of(before, model),
-                share=before.canary.share if tried is not None and before.canary else None,
+                was=tried or version_of(before, model),
+                share=before.canary.share if tried and before.canary else None,
                 answers=in_words(after),
                 answered=in_words(before),
                 changed=changes(before, after),

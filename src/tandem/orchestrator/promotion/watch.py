@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tandem.orchestrator.deploying.app_status import AppStatus
-from tandem.orchestrator.deploying.served import canary_in, version_in, version_of
+from tandem.orchestrator.deploying.served import tried_of, version_of
 from tandem.specs.rag import RagSpec
 
 
@@ -51,11 +51,7 @@ def look(
     model, version = str(facts["model"]), facts["version"]
     if present is None or status is None:
         return Gone("it isn't deployed any more; a deploy brings back what was promoted")
-    tried = canary_in(present, model)
-    now = version_of(present, model)
-    if facts["share"] is not None:
-        named = version_in(tried.uri) if tried else None
-        now = named[1] if named else None
+    now = version_of(present, model) if facts["share"] is None else tried_of(present, model)
     if now != version:
         return Gone(f"somebody else has put {now or 'another'} in its place meanwhile")
     fresh = status.deployed_at > float(facts.get("deployed_at") or 0.0)

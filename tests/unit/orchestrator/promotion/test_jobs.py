@@ -43,6 +43,16 @@ def ended(world: World, job: Job) -> Job:
     return world.records.get(job.id)
 
 
+def starting(world: World, bench: Bench) -> Job:
+    """A job that has promoted a version, which is yet to come up."""
+    bench.version("v-1")
+    bench.hold("v-1", "DEPLOYING", "it starts")
+    job = submit(world)
+    world.orchestrator.step()
+    assert eventually(lambda: bench.answering() != BASE, within_s=30)
+    return job
+
+
 def result(world: World, job: Job) -> dict[str, Any]:
     found = world.orchestrator.files(job.id).result()
     assert found is not None
@@ -93,11 +103,7 @@ def test_what_does_not_come_up_is_taken_back(world: World, bench: Bench) -> None
 
 
 def test_it_is_taken_back_also_by_the_next_server(world: World, bench: Bench) -> None:
-    bench.version("v-1")
-    bench.hold("v-1", "DEPLOYING", "it starts")
-    job = submit(world)
-    world.orchestrator.step()
-    assert eventually(lambda: bench.answering() != BASE, within_s=30)
+    job = starting(world, bench)
     world.orchestrator.promotions.stand_by()
     # What was the newest version then isn't any more.
     make_model(bench.storage, "tuned", "v-2")
@@ -108,11 +114,7 @@ def test_it_is_taken_back_also_by_the_next_server(world: World, bench: Bench) ->
 
 
 def test_what_others_do_meanwhile_stays(world: World, bench: Bench) -> None:
-    bench.version("v-1")
-    bench.hold("v-1", "DEPLOYING", "it starts")
-    job = submit(world)
-    world.orchestrator.step()
-    assert eventually(lambda: bench.answering() != BASE, within_s=30)
+    job = starting(world, bench)
     bench.promoter.rollback("tuned", by="ada")
     job = ended(world, job)
     assert (job.state, job.reason) == (State.FAILED, Reason.JOB_ERROR)

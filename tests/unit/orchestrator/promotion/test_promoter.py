@@ -542,6 +542,18 @@ def test_what_is_changed_while_it_is_judged_is_judged_anew(bench: Bench, monkeyp
     assert (bench.answering(), bench.spec().limits.max_tokens) == ("artifact:tuned@v-1", 10)
 
 
+def test_a_file_that_was_deployed_twice_counts_where_it_is_changed_then(bench: Bench) -> None:
+    named = {"adapters": [{"name": "tuned", "uri": "artifact:tuned"}], "default_model": "tuned"}
+    bench.version("v-1", skill=FAIR)
+    bench.deploy(**named)
+    bench.version("v-20")
+    # The same file, with a newer version.
+    bench.deploy(**named)
+    bench.promoter.rollback("tuned")
+    bench.deploy(adapters=[{"name": "tuned", "uri": "artifact:tuned@v-20"}], default_model="tuned")
+    assert bench.answering() == "artifact:tuned@v-20"
+
+
 def test_a_file_that_says_the_same_leaves_what_was_promoted(bench: Bench) -> None:
     bench.version("v-1")
     bench.promoter.promote("tuned", None)
